@@ -1,0 +1,65 @@
+"""The main job on the gallery: search on cheap proxies, a recipe, target runs, a report.
+
+  python -m mixjax.main --config=configs/search.py --workdir=RUN         # about 8 minutes on 2 cores
+  python -m mixjax.main --config=configs/search.py:full --workdir=RUN    # the README's table: about an hour
+
+A corpus of your own: `configs/search.py:corpus=train.json,questions=FOLDER,checkpoints=FOLDER`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """full: larger budgets and 3 target seeds; tiny: a minute, for tests."""
+  args = parse_arg(
+    arg, gallery=False, full=False, tiny=False, seed=0, corpus="gallery", questions="", checkpoints=""
+  )
+  checkpoints = args["checkpoints"] or "mixjax/standins"
+  config = dict(
+    job="search",
+    seed=args["seed"],
+    headline="product",
+    pool=2000,
+    batch=4,
+    uniform_seeds=4,
+    target_seeds=1,
+    correlation_mixtures=0,
+    top=16,
+    floor=0.1,
+    atlas=dict(
+      corpus=args["corpus"], questions=args["questions"], checkpoints=args["checkpoints"], concepts=10,
+      seed=args["seed"], gallery_scale=1.0, per_benchmark=150, workers=2,
+    ),
+    # runs: proxies a method may spend on the axis
+    axes=dict(
+      task=dict(seeds=8, runs=12, replicates=0),
+      concept=dict(seeds=8, runs=12, replicates=0),
+      product=dict(seeds=16, runs=32, replicates=4),
+    ),
+    proxy=dict(
+      model=f"{checkpoints}/proxy", samples=2048, batch_size=32, learning_rate=3e-3, save_every=0,
+      curve_points=0,
+    ),
+    target=dict(
+      model=f"{checkpoints}/target", samples=8192, batch_size=32, learning_rate=2e-3, save_every=64,
+      curve_points=8,
+    ),
+  )  # fmt: skip
+  if args["full"]:
+    config |= dict(target_seeds=3, correlation_mixtures=8, uniform_seeds=6)
+    config["axes"] = dict(
+      task=dict(seeds=12, runs=32, replicates=4),
+      concept=dict(seeds=12, runs=32, replicates=4),
+      product=dict(seeds=24, runs=64, replicates=6),
+    )
+    config["proxy"]["samples"] = 4096
+    config["target"] |= dict(samples=16384, curve_points=16)
+  if args["tiny"]:
+    config |= dict(pool=64, batch=2, uniform_seeds=2, top=4)
+    config["axes"] = dict(product=dict(seeds=2, runs=5, replicates=1))
+    config["atlas"] |= dict(gallery_scale=0.05, per_benchmark=8)
+    config["proxy"]["samples"] = 64
+    config["target"] |= dict(samples=256, save_every=4, curve_points=2)
+  return ConfigDict(config)

@@ -1,0 +1,46 @@
+"""Trains the gallery's stand-ins for CLIP and Qwen2 (mixjax/jobs/standins.py says what and why).
+
+  python -m mixjax.main --config=configs/standins.py --workdir=/path/to/standins
+
+About 50 minutes on 2 cores. The files it writes are those shipped in mixjax/standins.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """tiny: seconds, for tests."""
+  args = parse_arg(arg, tiny=False, seed=0)
+  qwen = dict(
+    vocab_size=1024, hidden_size=64, intermediate_size=176, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+  )  # fmt: skip
+  return ConfigDict(
+    dict(
+      job="standins",
+      seed=args["seed"],
+      pictures=20 if args["tiny"] else 1500,
+      vocab_size=1024,
+      clip=dict(
+        projection_dim=64,
+        vision=dict(
+          hidden_size=32 if args["tiny"] else 128, intermediate_size=512, num_hidden_layers=4,
+          num_attention_heads=4, image_size=72, patch_size=12, projection_dim=64,
+        ),
+        text=dict(
+          vocab_size=1024, hidden_size=64, intermediate_size=256, num_hidden_layers=2,
+          num_attention_heads=4, max_position_embeddings=24, projection_dim=64,
+        ),
+      ),
+      decoder=qwen,
+      proxy=qwen,
+      target=qwen
+      | dict(hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=8,
+             num_key_value_heads=4),
+      clip_stage=dict(steps=4 if args["tiny"] else 2500, batch_size=64, learning_rate=1e-3),
+      text_stage=dict(steps=4 if args["tiny"] else 1500, batch_size=64, learning_rate=2e-3),
+      align_stage=dict(steps=4 if args["tiny"] else 600, batch_size=64, learning_rate=2e-3),
+    )
+  )  # fmt: skip

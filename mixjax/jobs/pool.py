@@ -1,0 +1,80 @@
+"""Trials on this machine: one process pinned to each core, which on a CPU beats every batched form.
+
+(tests/benchmarks/proxies_bench.py: two pinned processes give about 1.5 times the samples a second of one
+process that batches the same proxies.) Order of results never matters: a trial is a pure function.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+
+from mixjax.jobs.trial import Corpus, TrialSpec, World
+
+_world: World | None = None
+
+
+def _start(corpus: Corpus, cores: "multiprocessing.Queue[int]", cache: str) -> None:
+  """Runs once in each worker, before jax starts its threads."""
+  global _world
+  core = cores.get()
+  if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {core})
+  import jax
+
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  _world = World(corpus)
+
+
+def _run(spec: TrialSpec) -> dict:
+  return _world.run(spec)
+
+
+class LocalPool:
+  """Runs batches of trials; use as a context manager. `workers` defaults to the cores there are."""
+
+  def __init__(self, corpus: Corpus, cache: str, workers: int | None = None):
+    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+    workers = workers or len(available)
+    context = multiprocessing.get_context("spawn")
+    cores = context.Queue()
+    for i in range(workers):
+      cores.put(available[i % len(available)])
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    self._saved = {k: os.environ.get(k) for k in ("XLA_FLAGS", "OMP_NUM_THREADS", "JAX_PLATFORMS")}
+    os.environ |= {"XLA_FLAGS": flags, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    self._executor = concurrent.futures.ProcessPoolExecutor(
+      workers, mp_context=context, initializer=_start, initargs=(corpus, cores, cache)
+    )
+
+  def run(
+    self, specs: Sequence[TrialSpec], on_done: Callable[[TrialSpec, dict], None] | None = None
+  ) -> list[dict]:
+    """Results in the order of `specs`; `on_done` is called as each finishes.
+
+    A trial that fails stops the batch with its error, after the running ones have finished; those
+    done stay done.
+    """
+    futures = {self._executor.submit(_run, spec): spec for spec in specs}
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        result = future.result()
+        if on_done:
+          on_done(futures[future], result)
+    except BaseException:
+      for future in futures:
+        future.cancel()
+      raise
+    return [future.result() for future in futures]
+
+  def __enter__(self) -> "LocalPool":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._executor.shutdown(cancel_futures=True)
+    for key, value in self._saved.items():
+      if value is None:
+        os.environ.pop(key, None)
+      else:
+        os.environ[key] = value

@@ -1,0 +1,275 @@
+"""Trains the gallery's stand-ins for pretrained checkpoints, on rows apart from every other split.
+
+The paper starts from CLIP ViT-L/14-336 and Qwen2; a laptop cannot. So, from pretrain rows alone:
+
+1. `tokenizer/`: a byte-level BPE on their texts.
+2. `clip/`: a small CLIP, trained with its contrastive loss plus, as CoCa does, a generative loss: a
+   small decoder must answer from the tower's patch tokens, so these hold text, places and counts as
+   the features of a CLIP of 400 million pairs do. The decoder is thrown away.
+3. A Qwen2 for the proxy and one for the target that have read text: the rows without their images,
+   so that answer formats and priors are known before mid-training, as for any real Qwen2.
+4. `proxy/`, `target/`: LLaVA checkpoints after stage 1: the projector alone, on captions alone.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from etils import epath
+from flax import nnx
+from PIL import Image
+
+from mixjax.atlas import embed
+from mixjax.corpus import tasks
+from mixjax.corpus.gallery import gallery
+from mixjax.data import encode
+from mixjax.jobs.workdir import claim
+from mixjax.models import clip as clip_lib
+from mixjax.models import hf
+from mixjax.models.llava import Llava, LlavaConfig
+from mixjax.models.qwen2 import Qwen2, Qwen2Config
+from mixjax.training import loss
+from mixjax.training.optimizer import OptimizerConfig, make_optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A pretraining stage of `steps` updates on batches of `batch_size` images or rows."""
+
+  steps: int
+  batch_size: int
+  learning_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StandinsConfig:
+  """Sizes and lengths of everything; `pictures` counts pretrain pictures a domain."""
+
+  pictures: int
+  vocab_size: int
+  clip: clip_lib.ClipConfig
+  decoder: Qwen2Config
+  proxy: Qwen2Config
+  target: Qwen2Config
+  clip_stage: Stage
+  text_stage: Stage
+  align_stage: Stage
+  seed: int = 0
+  workers: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainRows:
+  """Pretrain pictures uint8[n, s, s, 3]; per row its picture, task, prompt and answer."""
+
+  images: np.ndarray
+  picture: np.ndarray
+  task: list[str]
+  prompt: list[str]
+  answer: list[str]
+
+
+def pretrain_rows(config: StandinsConfig) -> PretrainRows:
+  """Renders the pretrain split, the same number of pictures a domain, nothing mislabelled."""
+  counts = dict.fromkeys(gallery.DOMAINS, config.pictures)
+  rendered = gallery.render_all(counts, "pretrain", config.seed, config.workers)
+  images = np.stack([np.asarray(Image.open(io.BytesIO(r.png))) for r in rendered])
+  found = [(i, *row) for i, r in enumerate(rendered) for row in gallery.answers(r.picture)]
+  picture, task, prompt, answer = zip(*found, strict=True)
+  return PretrainRows(images, np.array(picture), list(task), list(prompt), list(answer))
+
+
+def _optimizer(stage: Stage) -> optax.GradientTransformation:
+  return make_optimizer(OptimizerConfig(stage.learning_rate, warmup=0.05, weight_decay=0.05), stage.steps)
+
+
+def _run(name: str, stage: Stage, params, loss_fn, batch_of, frozen=None):
+  """Plain loop: `batch_of(step)` -> numpy batch, `loss_fn(params, frozen, batch)` -> (loss, metrics)."""
+  tx = _optimizer(stage)
+  opt_state = tx.init(params)
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, opt_state, frozen, batch):
+    (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, frozen, batch)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+  began = time.time()
+  for i in range(stage.steps):
+    params, opt_state, metrics = step(params, opt_state, frozen, batch_of(i))
+    if (i + 1) % 100 == 0 or i + 1 == stage.steps:
+      figures = {k: round(float(v), 4) for k, v in metrics.items()}
+      logging.info("%s %d/%d %s %.0fs", name, i + 1, stage.steps, figures, time.time() - began)
+  return params
+
+
+def _row_arrays(encoder: encode.Encoder, rows: PretrainRows, text_only: bool) -> dict[str, np.ndarray]:
+  count = len(rows.prompt)
+  arrays = encoder.encode_many(rows.prompt, rows.answer, [not text_only] * count, rows.prompt)
+  arrays.pop("truncated")
+  return arrays
+
+
+def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Encoder, tokenizer):
+  """Contrastive plus generative; returns the CLIP."""
+  text_config = dataclasses.replace(config.clip.text, eos_token_id=encoder.end_id)
+  clip_config = dataclasses.replace(config.clip, text=text_config)
+  clip = clip_lib.Clip(clip_config, rngs=nnx.Rngs(config.seed))
+  llava_config = LlavaConfig(config.decoder, config.clip.vision, encoder.image_id)
+  decoder = Llava(llava_config, rngs=nnx.Rngs(config.seed + 1), tower=False)
+  clip_def, clip_params = nnx.split(clip)
+  decoder_def, decoder_params = nnx.split(decoder)
+
+  rows_of = [np.flatnonzero(rows.picture == i) for i in range(len(rows.images))]
+  captions = [rows.answer[r[0]] for r in rows_of]  # the first row of a picture is its caption
+  length = config.clip.text.max_position_embeddings
+  ids = np.full((len(captions), length), encoder.end_id, np.int32)
+  mask = np.zeros((len(captions), length), bool)
+  for i, caption in enumerate(captions):
+    said = tokenizer(caption)["input_ids"][: length - 1] + [encoder.end_id]
+    ids[i, : len(said)], mask[i, : len(said)] = said, True
+  encoded = _row_arrays(encoder, rows, text_only=False)
+
+  def loss_fn(params, _, batch):
+    clip = nnx.merge(clip_def, params["clip"])
+    decoder = nnx.merge(decoder_def, params["decoder"])
+    pixels = clip_lib.preprocess(batch["images"])
+    patches, image = embed.tower(clip, pixels)
+    text = clip.text_embedding(batch["caption_ids"], batch["caption_mask"])
+    scale = jnp.exp(jnp.minimum(clip.logit_scale[...], jnp.log(100.0)))
+    logits = scale * image @ text.T
+    # Captions repeat: every equal caption in the batch is as right as the picture's own.
+    same = jnp.all(batch["caption_ids"][:, None] == batch["caption_ids"][None], axis=-1)
+    same = same / same.sum(axis=1, keepdims=True)
+    contrastive = -0.5 * (
+      jnp.mean(jnp.sum(same * jax.nn.log_softmax(logits, 1), 1))
+      + jnp.mean(jnp.sum(same * jax.nn.log_softmax(logits, 0), 0))
+    )
+    batch["rows"]["features"] = jnp.repeat(patches, batch["rows"]["ids"].shape[0] // len(patches), 0)
+    generative = loss.answer_loss(decoder, batch["rows"], encoder.image_tokens + 1)
+    total = 0.3 * contrastive + generative
+    return total, {"contrastive": contrastive, "generative": generative}
+
+  def batch_of(step):
+    rng = np.random.default_rng([config.seed, 1, step])
+    pictures = rng.integers(len(rows.images), size=config.clip_stage.batch_size)
+    chosen = np.concatenate([rng.choice(rows_of[i], 2, replace=False) for i in pictures])
+    return {
+      "images": rows.images[pictures],
+      "caption_ids": ids[pictures],
+      "caption_mask": mask[pictures],
+      "rows": {k: v[chosen] for k, v in encoded.items()},
+    }
+
+  params = {"clip": clip_params, "decoder": decoder_params}
+  params = _run("clip", config.clip_stage, params, loss_fn, batch_of)
+  return nnx.merge(clip_def, params["clip"])
+
+
+def _train_text(config: StandinsConfig, name: str, qwen: Qwen2Config, rows, encoder, seed: int) -> Qwen2:
+  """A language model that has read the rows' conversations, without any image."""
+  llava = Llava(LlavaConfig(qwen, config.clip.vision, encoder.image_id), rngs=nnx.Rngs(seed), tower=False)
+  graphdef, params = nnx.split(llava)
+  text_encoder = dataclasses.replace(encoder, image_tokens=0)
+  encoded = _row_arrays(text_encoder, rows, text_only=True)
+  empty = np.zeros((1, 1, config.clip.vision.hidden_size), np.float32)
+
+  def loss_fn(params, _, batch):
+    batch["features"] = jnp.broadcast_to(empty, (len(batch["ids"]), *empty.shape[1:]))
+    value = loss.answer_loss(nnx.merge(graphdef, params), batch, 1)
+    return value, {"loss": value}
+
+  def batch_of(step):
+    rng = np.random.default_rng([seed, 2, step])
+    chosen = rng.integers(len(rows.prompt), size=config.text_stage.batch_size)
+    return {k: v[chosen] for k, v in encoded.items()}
+
+  params = _run(f"text {name}", config.text_stage, params, loss_fn, batch_of)
+  return nnx.merge(graphdef, params).text
+
+
+def _align(config: StandinsConfig, name: str, text: Qwen2, clip, features, rows, encoder, seed: int):
+  """Stage 1: the projector alone, on captions alone (LLaVA)."""
+  llava_config = LlavaConfig(text.config, config.clip.vision, encoder.image_id)
+  llava = Llava(llava_config, rngs=nnx.Rngs(seed), tower=False)
+  llava.text = text
+  graphdef, projector, frozen = nnx.split(llava, nnx.PathContains("projector"), ...)
+  captions = np.array([i for i, t in enumerate(rows.task) if t == tasks.CAPTION])
+  chosen_rows = dataclasses.replace(
+    rows,
+    prompt=[rows.prompt[i] for i in captions],
+    answer=[rows.answer[i] for i in captions],
+  )
+  encoded = _row_arrays(encoder, chosen_rows, text_only=False)
+
+  def loss_fn(params, frozen, batch):
+    llava = nnx.merge(graphdef, params, frozen)
+    value = loss.answer_loss(llava, batch, encoder.image_tokens + 1)
+    return value, {"loss": value}
+
+  def batch_of(step):
+    rng = np.random.default_rng([seed, 3, step])
+    chosen = rng.integers(len(captions), size=config.align_stage.batch_size)
+    batch = {k: v[chosen] for k, v in encoded.items()}
+    batch["features"] = features[rows.picture[captions[chosen]]].astype(np.float32)
+    return batch
+
+  projector = _run(f"align {name}", config.align_stage, projector, loss_fn, batch_of, frozen)
+  llava = nnx.merge(graphdef, projector, frozen)
+  llava.vision = nnx.data(clip.vision)
+  return llava
+
+
+def parse(config: dict) -> StandinsConfig:
+  """ConfigDict's plain dict -> dataclasses; ConfigDict ends here."""
+  clip = config["clip"]
+  return StandinsConfig(
+    **{k: v for k, v in config.items() if k != "job"}
+    | dict(
+      clip=clip_lib.ClipConfig(
+        vision=clip_lib.ClipVisionConfig(**clip["vision"]),
+        text=clip_lib.ClipTextConfig(**clip["text"]),
+        projection_dim=clip["projection_dim"],
+      ),
+      **{name: Qwen2Config(**config[name]) for name in ("decoder", "proxy", "target")},
+      **{name: Stage(**config[name]) for name in ("clip_stage", "text_stage", "align_stage")},
+    )
+  )
+
+
+def main(config: dict, workdir: str) -> None:
+  """The job as the front door calls it."""
+  logging.set_verbosity(logging.INFO)
+  run(parse(config), claim(workdir, config))
+
+
+def run(config: StandinsConfig, workdir: epath.PathLike) -> None:
+  """Writes tokenizer/, clip/, proxy/ and target/ under `workdir`; finished stages are not redone."""
+  folder = epath.Path(workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  rows = pretrain_rows(config)
+  logging.info("%d pretrain pictures, %d rows", len(rows.images), len(rows.prompt))
+  if not (folder / "tokenizer" / "tokenizer.json").exists():
+    texts = [f"{p}\n{a}" for p, a in zip(rows.prompt, rows.answer, strict=True)]
+    encode.train_tokenizer(texts, config.vocab_size, folder / "tokenizer")
+  tokenizer = encode.load_tokenizer(folder / "tokenizer")
+  encoder = encode.Encoder(tokenizer)
+  if not (folder / "clip" / "model.safetensors").exists():
+    hf.save_clip(_train_clip(config, rows, encoder, tokenizer), folder / "clip", dtype="float16")
+  clip = hf.load_clip(folder / "clip")
+  _, features = embed.embed(clip, rows.images)
+  for i, (name, qwen) in enumerate((("proxy", config.proxy), ("target", config.target))):
+    if (folder / name / "model.safetensors").exists():
+      continue
+    text = _train_text(config, name, qwen, rows, encoder, config.seed + 10 + i)
+    llava = _align(config, name, text, clip, features, rows, encoder, config.seed + 20 + i)
+    hf.save_llava(llava, folder / name, dtype="float16")
+  sizes = {p.parent.name: p.stat().length for p in folder.glob("*/model.safetensors")}
+  logging.info("stand-ins written to %s: %s bytes", folder, json.dumps(sizes))

@@ -1,0 +1,52 @@
+"""The train job: one model on one mixture, resumable, scored at the end."""
+
+import json
+
+from etils import epath
+
+from mixjax.data import mixture
+from mixjax.jobs.atlas import STANDINS
+from mixjax.jobs.trial import Budget, Corpus, TrialSpec, World
+from mixjax.jobs.workdir import claim, write_whole
+from mixjax.progress import Reporter
+from mixjax.recipes import recipe as recipe_lib
+
+
+def named_mixture(name: str, rows: dict[str, int]) -> dict[str, float]:
+  """"uniform", "natural", or a file: a recipe.json, a trial's mixture.json, or `{cell: weight}`."""
+  if name in ("uniform", "natural"):
+    return getattr(mixture, name)(rows)
+  path = epath.Path(name)
+  if not path.exists():
+    raise FileNotFoundError(f"mixture {name!r} is neither uniform, natural nor a file")
+  content = json.loads(path.read_text())
+  if "format" in content:
+    content = recipe_lib.load(path)["weights"]
+  return mixture.check(content.get("mixture", content), rows)
+
+
+def main(config: dict, workdir: str) -> None:
+  """The job as the front door calls it: leaves checkpoints/, metrics.jsonl and result.json."""
+  folder = claim(workdir, config)
+  atlas = epath.Path(config["atlas"])
+  manifest_path = atlas / "cells" / "manifest.json"
+  if not manifest_path.exists():
+    raise FileNotFoundError(f"no cells in {atlas}: build them with configs/atlas.py or configs/search.py")
+  rows = {cell: entry["rows"] for cell, entry in json.loads(manifest_path.read_text())["cells"].items()}
+  weights = named_mixture(config["mixture"], rows)
+  budget = Budget(**config["budget"])
+  reporter = Reporter()
+  world = World(Corpus(str(atlas), config["tokenizer"] or str(STANDINS / "tokenizer")))
+  reporter.stage("train", budget.steps)
+  seen = 0
+
+  def on_step(step: int, loss: float) -> None:
+    nonlocal seen
+    reporter.advance(step - seen, note=f"loss={loss:.3f}")
+    seen = step
+
+  spec = TrialSpec(str(folder), weights, config["seed"], budget, full=config["full"])
+  result = world.run(spec, on_step)
+  write_whole(folder / "scores.json", json.dumps(result["scores"], indent=1))
+  reporter.close()
+  reporter.say(f"scores: {folder / 'scores.json'}")

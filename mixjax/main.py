@@ -1,0 +1,32 @@
+"""The front door: `python -m mixjax.main --config=configs/NAME.py[:key=value,...] --workdir=DIR`."""
+
+import importlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written, and resumed from.")
+
+
+def main(argv: list[str]) -> None:
+  """Hands over to the job that the config names. Bad input ends with one clear line and status 2."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a flag")
+  config = _CONFIG.value
+  job = importlib.import_module(f"mixjax.jobs.{config.job}")
+  try:
+    job.main(config.to_dict(), _WORKDIR.value)
+  except (ValueError, FileNotFoundError) as error:
+    logging.debug("where it happened", exc_info=True)
+    print(f"mixjax: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("\nmixjax: stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main)

@@ -1,0 +1,168 @@
+"""What a policy sees, what it answers, and the two questions it is asked."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.spatial import cKDTree
+
+from mixjax.search.space import Key, Space, generator
+
+# Two points closer than this in every weight are the same mixture (decimal rounding in a file).
+SAME = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observations:
+  """Finished runs: mixtures `float[n, d]` and their scores `float[n]`, higher is better.
+
+  `stderr` is each score's standard error, `fidelity` each run's budget (larger is nearer the
+  target); `pending: float[p, d]` are mixtures under way or given up, not to be proposed again.
+  ValueError if shapes disagree or a number is NaN or infinite: failed runs are pending.
+  """
+
+  mixtures: Float[np.ndarray, "n d"]
+  scores: Float[np.ndarray, " n"]
+  stderr: Float[np.ndarray, " n"] | None = None
+  fidelity: Float[np.ndarray, " n"] | None = None
+  pending: Float[np.ndarray, "p d"] | None = None
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if (value := getattr(self, field.name)) is not None:
+        object.__setattr__(self, field.name, np.array(value, np.float64))
+    if self.mixtures.ndim != 2:
+      raise ValueError(f"mixtures have shape (n, d), not {self.mixtures.shape}")
+    for name in ("scores", "stderr", "fidelity"):
+      value = getattr(self, name)
+      if value is None:
+        continue
+      if value.shape != (len(self.mixtures),):
+        raise ValueError(f"{len(self.mixtures)} mixtures but {name} of shape {value.shape}")
+      if not np.isfinite(value).all():
+        run = int(np.argmax(~np.isfinite(value)))
+        raise ValueError(f"{name} of run {run} is {value[run]}: leave failed runs out")
+    if self.stderr is not None and (self.stderr < 0).any():
+      raise ValueError(f"stderr of run {int(np.argmin(self.stderr))} is negative")
+
+  @classmethod
+  def none(cls, space: Space) -> "Observations":
+    return cls(np.zeros((0, space.dim)), np.zeros(0))
+
+  def __len__(self) -> int:
+    return len(self.scores)
+
+  def at_target(self) -> "Observations":
+    """Only the runs of the highest fidelity, for policies that do not model the others."""
+    if self.fidelity is None or not len(self):
+      return self
+    keep = self.fidelity == self.fidelity.max()
+    stderr = None if self.stderr is None else self.stderr[keep]
+    return Observations(
+      self.mixtures[keep], self.scores[keep], stderr, self.fidelity[keep], self.pending
+    )
+
+  def known(self) -> Float[np.ndarray, "m d"]:
+    """Every mixture that needs no further proposal: observed ones, then pending ones."""
+    if self.pending is None or not len(self.pending):
+      return self.mixtures
+    return np.concatenate([self.mixtures, self.pending])
+
+  def mean_at(self, mixture: Float[np.ndarray, " d"]) -> tuple[float | None, float | None]:
+    """Mean and standard error of the runs on `mixture`; None for what they cannot tell.
+
+    The error comes from `stderr` where given, otherwise from the spread of two or more replicates.
+    """
+    here = matches(self.mixtures, mixture[None])
+    scores = self.scores[here]
+    if not len(scores):
+      return None, None
+    if self.stderr is not None:
+      return float(scores.mean()), float(np.sqrt(np.sum(self.stderr[here] ** 2)) / len(scores))
+    if len(scores) == 1:
+      return float(scores[0]), None
+    return float(scores.mean()), float(scores.std(ddof=1) / np.sqrt(len(scores)))
+
+  def best(self, space: Space) -> Float[np.ndarray, " d"]:
+    """The mixture with the highest mean score over its replicates, of those within the bounds.
+
+    ValueError if there is none.
+    """
+    allowed = (self.mixtures >= space.lower - SAME).all(axis=1)
+    if not allowed.any():
+      raise ValueError(f"none of {len(self)} finished runs is within the bounds of {space.name}")
+    alike = cKDTree(self.mixtures).query_ball_point(self.mixtures, SAME, p=np.inf)
+    means = np.array([self.scores[rows].mean() for rows in alike])
+    return self.mixtures[np.argmax(np.where(allowed, means, -np.inf))]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recommendation:
+  """The mixture `float[d]` to use, with what is believed of it.
+
+  `mean` and `sd` are the expected score and its uncertainty (None where the method has none);
+  `observed` is the mean score of the runs on exactly this mixture, None if there was none.
+  """
+
+  mixture: Float[np.ndarray, " d"]
+  mean: float | None
+  sd: float | None
+  observed: float | None = None
+
+  @classmethod
+  def from_runs(
+    cls, mixture: Float[np.ndarray, " d"], observations: Observations
+  ) -> "Recommendation":
+    """A recommendation judged by the runs on it alone, as methods without a model do."""
+    mean, error = observations.mean_at(mixture)
+    return cls(mixture, mean, error, observed=mean)
+
+
+class Policy(Protocol):
+  """A way to choose mixtures. Both answers depend on the arguments alone."""
+
+  def ask(self, observations: Observations, count: int, key: Key) -> Float[np.ndarray, "count d"]:
+    """The next `count` mixtures to run. Use one `key` for a whole search."""
+
+  def recommend(self, observations: Observations) -> Recommendation:
+    """The mixture to train the target on."""
+
+
+def matches(
+  points: Float[np.ndarray, "n d"], known: Float[np.ndarray, "m d"]
+) -> Bool[np.ndarray, " n"]:
+  """Which of `points` are among `known`."""
+  if not len(points) or not len(known):
+    return np.zeros(len(points), bool)
+  return np.isfinite(cKDTree(known).query(points, p=np.inf, distance_upper_bound=SAME)[0])
+
+
+def pool_of(space: Space) -> Float[np.ndarray, "m d"]:
+  """The candidates of `space`; ValueError if it has none."""
+  if space.pool is None:
+    raise ValueError(f"the {space.name} axis has no pool: use "
+                     "space.with_pool(candidates(space, 2000, seed))")
+  return space.pool
+
+
+def random_unseen(
+  space: Space, known: Float[np.ndarray, "n d"], count: int, key: Key
+) -> Float[np.ndarray, "count d"]:
+  """The next `count` of the pool in the random order that `key` fixes, past those `known`.
+
+  Asking for eight at once or one at a time thus gives the same eight.
+  """
+  pool = pool_of(space)
+  order = generator(key).permutation(len(pool))
+  fresh = order[~matches(pool[order], known)]
+  check_enough(len(fresh), count)
+  return pool[fresh[:count]]
+
+
+def check_enough(left: int, count: int) -> None:
+  if count < 1:
+    raise ValueError(f"asked for {count} mixtures: ask for at least one")
+  if left < count:
+    raise ValueError(f"asked for {count} mixtures, but the pool has only {left} not yet run: "
+                     "enlarge the pool or lower the budget")

@@ -1,0 +1,248 @@
+"""The ledger of a search: a folder of trials that any program can read and no kill corrupts."""
+
+import dataclasses
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mixjax.search.policies import Observations
+from mixjax.search.space import Space
+from mixjax.search.trial import (
+  DONE,
+  FAILED,
+  INFEASIBLE,
+  PROGRESS,
+  QUEUED,
+  STATES,
+  Scores,
+  Trial,
+  check_mixture,
+  check_scores,
+  conflicts,
+)
+
+FORMAT = 1
+
+_MISSING = "is missing"
+
+
+class Study:
+  """A folder `study.json`, `trials/00012/{mixture,status,scores}.json`, local or in a bucket.
+
+  Each file appears whole or not at all (temporary name, then rename), so that one searcher and many
+  workers need no lock: the searcher alone attaches trials, each worker records its own. What a kill
+  left half-made counts as not done. `config` is what results depend on; with another one than the
+  study was started with, ValueError shows the difference. None opens any study, but starts none.
+  """
+
+  def __init__(self, path: epath.PathLike, config: Mapping[str, Any] | None = None):
+    self.path = epath.Path(path)
+    about = self.path / "study.json"
+    wanted = None if config is None else json.loads(json.dumps(config, default=_plain))
+    if not about.exists():
+      if wanted is None:
+        raise FileNotFoundError(f"no study at {self.path}: pass config= to start one")
+      start = {"format": FORMAT, "fingerprint": fingerprint(wanted), "config": wanted}
+      _write(about, start)
+    found, problem = _read(about)
+    if problem:
+      raise ValueError(f"{about} {problem}: restore it, or start another study")
+    if found.get("format") != FORMAT:
+      raise ValueError(f"{about} has format {found.get('format')!r}; this program reads {FORMAT}")
+    if wanted is not None and found["fingerprint"] != fingerprint(wanted):
+      changes = "\n  ".join(_differences(found["config"], wanted))
+      raise ValueError(
+        f"{self.path} was started with another config:\n  {changes}\n"
+        "Use the old one, or another folder: their results are not comparable."
+      )
+    self.config: dict[str, Any] = found["config"]
+    self.fingerprint: str = found["fingerprint"]
+
+  def trials(self) -> list[Trial]:
+    """All readable trials by id. Those without a readable mixture are left out; see `torn`."""
+    return [trial for trial, _ in self._scan() if trial is not None]
+
+  def torn(self) -> dict[str, str]:
+    """What a kill or a bad disk left unreadable: `{file under trials/: what is wrong}`."""
+    return {file: why for _, problems in self._scan() for file, why in problems.items()}
+
+  def get(self, trial_id: int) -> Trial | None:
+    """The trial of that id; None if there is none or its mixture cannot be read."""
+    return self._load(self._folder(trial_id))[0]
+
+  def attach(self, trial: Trial) -> Trial:
+    """Writes `trial` down and returns it as the study knows it. The same one again is only found.
+
+    Without an id, an equal trial (purpose, axis, point, mixture, seed, fidelity) is looked up, so a
+    search that was interrupted proposes it again and finds it done; a new one gets the lowest free
+    number, that of a torn trial included. With an id, ValueError if that trial is another one.
+    """
+    check_mixture(trial)
+    if trial.id is None:
+      known = self.trials()
+      for old in known:
+        if not conflicts(old, trial):
+          return old
+      taken = {old.id for old in known}
+      free = next(i for i in range(len(taken) + 1) if i not in taken)
+      trial = dataclasses.replace(trial, id=free)
+    elif (old := self.get(trial.id)) is not None:
+      if fields := conflicts(old, trial):
+        raise ValueError(f"trial {trial.id} is another one already: {', '.join(fields)} differ")
+      return old
+    folder = self._folder(trial.id)
+    for name in ("status.json", "scores.json"):
+      # Left by a trial whose mixture is lost: kept for a person to look at, never taken as ours.
+      if (folder / name).exists():
+        (folder / name).replace(folder / f"orphan-{uuid.uuid4().hex[:8]}-{name}")
+    asked = dataclasses.asdict(trial)
+    _write(folder / "mixture.json", {k: v for k, v in asked.items() if k not in PROGRESS})
+    self.mark(trial.id, QUEUED)
+    return self._known(trial.id)
+
+  def mark(self, trial_id: int, state: str, detail: str = "") -> None:
+    """Notes any state but done; a trial that is done stays so. ValueError for an unknown state."""
+    if state not in STATES or state == DONE:
+      allowed = [s for s in STATES if s != DONE]
+      raise ValueError(f"{state!r} cannot be marked: it is one of {allowed}, or record scores")
+    if self._known(trial_id).state != DONE:
+      _write(self._folder(trial_id) / "status.json", {"state": state, "detail": detail})
+
+  def record(self, trial: Trial | int, scores: Mapping[str, Mapping[str, Any]]) -> Trial:
+    """Writes a trial's scores; from then on it is done. The same scores again change nothing.
+
+    ValueError if a score is missing, NaN or infinite, or if the trial is done with other scores.
+    """
+    trial = self._known(trial.id if isinstance(trial, Trial) else trial)
+    try:
+      check_scores(scores)
+    except ValueError as error:
+      raise ValueError(
+        f"trial {trial.id}: {error}; mark a run without valid scores {INFEASIBLE!r} or {FAILED!r}"
+      ) from None
+    scores = json.loads(json.dumps(scores, default=_plain))
+    folder = self._folder(trial.id)
+    if trial.state == DONE and trial.scores != scores:
+      raise ValueError(
+        f"trial {trial.id} is done with other scores; to redo it, remove {folder / 'scores.json'}"
+      )
+    if trial.state != DONE:
+      _write(folder / "scores.json", scores)
+    _write(folder / "status.json", {"state": DONE, "detail": ""})
+    return self._known(trial.id)
+
+  def _folder(self, trial_id: int) -> epath.Path:
+    return self.path / "trials" / f"{trial_id:05d}"
+
+  def _known(self, trial_id: int) -> Trial:
+    if (trial := self.get(trial_id)) is None:
+      raise KeyError(f"{self.path} has no trial {trial_id}: attach it first")
+    return trial
+
+  def _scan(self) -> Iterator[tuple[Trial | None, dict[str, str]]]:
+    folder = self.path / "trials"
+    names = [child.name for child in folder.iterdir()] if folder.exists() else []
+    for name in sorted((name for name in names if name.isdigit()), key=int):
+      yield self._load(folder / name)
+
+  def _load(self, folder: epath.Path) -> tuple[Trial | None, dict[str, str]]:
+    """The trial in `folder`, None if unreadable, and what is wrong with which of its files."""
+    problems = {}
+    asked, problem = _read(folder / "mixture.json")
+    try:
+      trial = Trial(**(asked or {}))
+      check_mixture(trial)
+    except (TypeError, ValueError, AttributeError) as error:
+      return None, {f"{folder.name}/mixture.json": problem or f"is no trial: {error}"}
+    if trial.id != int(folder.name):
+      return None, {f"{folder.name}/mixture.json": f"is that of trial {trial.id}"}
+    status, problem = _read(folder / "status.json")
+    if problem and problem != _MISSING:
+      problems[f"{folder.name}/status.json"] = problem
+    status = status or {}
+    state = status.get("state", QUEUED)
+    scores, problem = _read(folder / "scores.json")
+    if scores is not None:
+      try:
+        check_scores(scores)
+      except ValueError as error:
+        scores, problem = None, f"is invalid: {error}"
+    if problem and (problem != _MISSING or state == DONE):
+      problems[f"{folder.name}/scores.json"] = problem
+    # Scores decide, not the status: a kill may have come between the writing of the two.
+    state = DONE if scores is not None else QUEUED if state == DONE else state
+    detail = "" if state == DONE else status.get("detail", "")
+    return dataclasses.replace(trial, state=state, detail=detail, scores=scores), problems
+
+
+def observe(
+  trials: Sequence[Trial], space: Space, objective: Callable[[Scores], tuple[float, float | None]]
+) -> Observations:
+  """What a policy sees of the trials on `space`, in their order; those of other axes are left out.
+
+  `objective` turns a score vector into one number, higher is better, and its standard error (None
+  if unknown). Trials that are not done, failed ones too, are pending: not to be proposed again.
+  """
+  trials = [trial for trial in trials if trial.axis == space.name]
+  points = np.reshape([space.from_dict(trial.point) for trial in trials], (len(trials), space.dim))
+  done = np.array([trial.state == DONE for trial in trials], bool)
+  values = [objective(trial.scores) for trial in trials if trial.state == DONE]
+  stderr = [error for _, error in values]
+  fidelity = [trial.fidelity for trial in trials if trial.state == DONE]
+  return Observations(
+    points[done],
+    np.array([score for score, _ in values], np.float64),
+    stderr=None if None in stderr else np.array(stderr, np.float64),
+    fidelity=None if None in fidelity else np.array(fidelity, np.float64),
+    pending=points[~done],
+  )
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+  """A short digest of a JSON-able config, whatever the order of its keys."""
+  text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=_plain)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(path: epath.Path) -> tuple[dict[str, Any] | None, str]:
+  """The JSON object in `path`, or None and what is wrong with it."""
+  try:
+    content = json.loads(path.read_text())
+  except FileNotFoundError:
+    return None, _MISSING
+  except ValueError as error:  # a disk or network error is not a torn file: it must not pass as one
+    return None, f"is torn: {error}"
+  return (content, "") if isinstance(content, dict) else (None, "holds no JSON object")
+
+
+def _write(path: epath.Path, content: Mapping[str, Any]) -> None:
+  text = json.dumps(content, indent=1, allow_nan=False, default=_plain) + "\n"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+  temporary.write_text(text)
+  temporary.replace(path)
+
+
+def _plain(value):
+  if isinstance(value, (np.generic, np.ndarray)):
+    return value.tolist()
+  raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written as JSON")
+
+
+def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted(old.keys() | new.keys()):
+      place = f"{where}.{key}" if where else key
+      if key not in new:
+        yield f"{place}: {old[key]!r} -> (absent)"
+      elif key not in old:
+        yield f"{place}: (absent) -> {new[key]!r}"
+      else:
+        yield from _differences(old[key], new[key], place)
+  elif old != new:
+    yield f"{where}: {old!r} -> {new!r}"

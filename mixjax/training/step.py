@@ -1,0 +1,43 @@
+"""One train step. The mixture is only ever data, so every proxy of a search shares one program."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree
+
+from mixjax.training import loss
+
+
+class TrainState(NamedTuple):
+  """Everything a run carries from step to step; the data stream's state is `step` itself."""
+
+  params: PyTree[Float[Array, "..."]]
+  opt_state: optax.OptState
+  step: Int[Array, ""]
+
+
+def init_state(params: PyTree[Float[Array, "..."]], tx: optax.GradientTransformation) -> TrainState:
+  """Copies `params`, so that donating the state leaves the shared starting point alone."""
+  params = jax.tree.map(jnp.array, params)
+  return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+
+
+def train_step(
+  graphdef: nnx.GraphDef, tx: optax.GradientTransformation, loss_from: int
+) -> Callable[[TrainState, loss.Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+  """The pure update `(state, batch) -> (state, metrics)`; jit or vmap it as the caller needs."""
+
+  def update(state: TrainState, batch: loss.Batch):
+    def objective(params):
+      return loss.answer_loss(nnx.merge(graphdef, params), batch, loss_from)
+
+    value, grads = jax.value_and_grad(objective)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+
+  return update

@@ -1,0 +1,105 @@
+"""The loop: batches in, a trained model out, resumable at any moment with the same bits."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from mixjax.data.loader import Loader
+from mixjax.training import step as step_lib
+from mixjax.training.checkpoint import Checkpointer
+from mixjax.training.optimizer import OptimizerConfig, make_optimizer
+
+Params = PyTree[Float[Array, "..."]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """A run of `steps` updates; the batch size is the loader's."""
+
+  steps: int
+  optimizer: OptimizerConfig = OptimizerConfig()
+  log_every: int = 16
+  save_every: int = 0  # steps between checkpoints; 0 keeps none, for runs of seconds
+  curve_every: int = 0  # steps between calls of `on_curve`; 0 never
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_step(graphdef: nnx.GraphDef, config: TrainConfig, loss_from: int):
+  """(optimiser, jitted step): cached, so that all runs of one shape in a process share a program."""
+  tx = make_optimizer(config.optimizer, config.steps)
+  return tx, jax.jit(step_lib.train_step(graphdef, tx, loss_from), donate_argnums=0)
+
+
+def _truncate(path: epath.Path, step: int) -> None:
+  """Drops metric lines that the resumed run will write again."""
+  if path.exists():
+    lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+  try:
+    return json.loads(line)["step"]
+  except (json.JSONDecodeError, KeyError):  # torn by a kill
+    return float("inf")
+
+
+def train(
+  graphdef: nnx.GraphDef,
+  params: Params,
+  loader: Loader,
+  config: TrainConfig,
+  folder: epath.PathLike,
+  loss_from: int,
+  on_curve: Callable[[int, Params], dict[str, Any]] | None = None,
+  on_step: Callable[[int, float], None] | None = None,
+) -> Params:
+  """Trains from `params` and returns the final parameters.
+
+  Writes `metrics.jsonl` (one line every `log_every` steps: step, loss in nats a token) under
+  `folder`, and checkpoints under `folder/checkpoints`, from the newest intact of which it goes on.
+  Raises FloatingPointError naming the step when the loss is not finite.
+  """
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  tx, step = compiled_step(graphdef, config, loss_from)
+  state = step_lib.init_state(params, tx)
+  checkpointer = Checkpointer(folder / "checkpoints") if config.save_every else None
+  start = 0
+  if checkpointer and (restored := checkpointer.restore(state)):
+    start, state = restored
+  metrics_path = folder / "metrics.jsonl"
+  _truncate(metrics_path, start)
+  losses = []
+  with open(metrics_path, "a" if start else "w") as log:
+    for i, batch in enumerate(loader.dataset(config.steps - start, start=start), start + 1):
+      batch.pop("cell")
+      state, metrics = step(state, batch)
+      losses.append(metrics["loss"])
+      last = i == config.steps
+      if i % config.log_every == 0 or last:
+        loss = float(np.mean(jax.device_get(losses)))
+        losses = []
+        if not np.isfinite(loss):
+          raise FloatingPointError(f"the loss is {loss} at step {i} of {folder}: lower the learning rate")
+        line = {"step": i, "loss": loss}
+        if on_step:
+          on_step(i, loss)
+        if on_curve and config.curve_every and (i % config.curve_every == 0 or last):
+          line |= on_curve(i, state.params)
+        log.write(json.dumps(line) + "\n")
+        log.flush()
+      if checkpointer and (i % config.save_every == 0 or last):
+        checkpointer.save(i, state)
+        losses = []
+  if checkpointer:
+    checkpointer.close()
+  return state.params

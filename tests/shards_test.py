@@ -1,0 +1,161 @@
+"""Cells written to disk: what TFDS reads back, checksums, and folders that are whole or absent."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from mixjax.atlas import shards
+from mixjax.corpus import tasks
+from mixjax.corpus.example import Example
+
+
+def png(seed: int, size: int = 8) -> bytes:
+  pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, "PNG")
+  return buffer.getvalue()
+
+
+CONCEPTS = {f"image{i}": ("chart-bars", "3d-maps")[i % 2] for i in range(6)}
+
+
+def corpus():
+  for i, image_key in enumerate(CONCEPTS):
+    for task in ("caption", "vqa"):
+      answer = f"number {i} " * (i + 1)
+      key = f"{image_key}-{task}"
+      yield Example(key, image_key, png(i), task, "What is é here?", answer, "charts")
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+  manifest = shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  cells = shards.open_cells(tmp_path / "cells")
+  expected = {}
+  for example in corpus():
+    expected.setdefault(f"{CONCEPTS[example.image_key]}/{example.task}", []).append(example)
+  for cell, examples in expected.items():
+    assert list(cells[cell]) == examples
+    assert cells[cell][-1] == examples[-1]
+  assert manifest["rows"] == sum(map(len, expected.values()))
+  assert cells.rows == {
+    f"{concept}/{task}": len(expected.get(f"{concept}/{task}", []))
+    for concept in ("chart-bars", "3d-maps")
+    for task in tasks.TASKS
+  }
+  with pytest.raises(IndexError, match="row 3 of 3"):
+    cells["chart-bars/caption"][3]
+  assert list(cells["chart-bars/ocr"]) == []
+
+
+def test_plain_tfds_reads_a_cell(tmp_path):
+  manifest = shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  assert manifest["cells"]["3d-maps/vqa"]["folder"] == "c_3d_maps/vqa"
+  source = tfds.data_source("c_3d_maps/vqa", data_dir=tmp_path / "cells", split="train")
+  assert [row["key"] for row in source] == [b"image1-vqa", b"image3-vqa", b"image5-vqa"]
+  pixels = np.asarray(Image.open(io.BytesIO(png(3))))
+  np.testing.assert_array_equal(source[1]["image"], pixels)
+
+
+def test_equal_rows_give_equal_bytes(tmp_path):
+  first = shards.write_cells(corpus(), CONCEPTS, tmp_path / "a", token_count=len)
+  second = shards.write_cells(corpus(), CONCEPTS, tmp_path / "b", token_count=len)
+  assert first == second
+  files = [sorted(p.relative_to(d) for p in d.rglob("*")) for d in (tmp_path / "a", tmp_path / "b")]
+  assert files[0] == files[1]
+  for path in files[0]:
+    if (tmp_path / "a" / path).is_file():
+      assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_manifest_counts_tokens(tmp_path):
+  manifest = shards.write_cells(
+    corpus(), CONCEPTS, tmp_path / "cells", token_count=lambda text: len(text.split())
+  )
+  cell = manifest["cells"]["chart-bars/caption"]  # images 0, 2, 4: 2, 6 and 10 words
+  assert cell["answer_tokens"] == {"mean": 6.0, "max": 10}
+  assert cell["prompt_tokens"] == {"mean": 4.0, "max": 4}
+
+
+def test_declared_concepts_are_listed_and_names_do_not_clash(tmp_path):
+  manifest = shards.write_cells(
+    corpus(), CONCEPTS, tmp_path / "cells", concepts=["chart_bars", "chart-bars", "3d-maps"]
+  )
+  assert manifest["cells"]["chart_bars/vqa"] == {"rows": 0, "folder": None, "files": {}}
+  assert manifest["cells"]["chart-bars/vqa"]["folder"] == "chart_bars_2/vqa"
+
+
+def test_text_only_rows_keep_no_image(tmp_path):
+  row = Example("k", "", b"", "vqa", "1 + 1?", "2")
+  shards.write_cells([row], lambda example: "text", tmp_path / "cells")
+  assert list(shards.open_cells(tmp_path / "cells")["text/vqa"]) == [row]
+
+
+def flip_bit(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(bytes(data))
+
+
+def test_verify_names_the_damaged_file(tmp_path):
+  manifest = shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  assert shards.verify(tmp_path / "cells") == manifest
+  for name in manifest["cells"]["chart-bars/vqa"]["files"]:
+    path = tmp_path / "cells" / name
+    intact = path.read_bytes()
+    flip_bit(path)
+    with pytest.raises(shards.DamagedCellsError, match=f"{path.name} of cell 'chart-bars/vqa'"):
+      shards.verify(tmp_path / "cells")
+    path.write_bytes(intact[:-1])
+    with pytest.raises(shards.DamagedCellsError, match="bytes"):
+      shards.verify(tmp_path / "cells")
+    path.unlink()
+    with pytest.raises(shards.DamagedCellsError, match="is missing"):
+      shards.verify(tmp_path / "cells")
+    path.write_bytes(intact)
+
+
+def test_an_edited_manifest_is_refused(tmp_path):
+  shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  path = tmp_path / "cells" / "manifest.json"
+  manifest = json.loads(path.read_text())
+  manifest["cells"]["chart-bars/vqa"]["rows"] += 1
+  path.write_text(json.dumps(manifest))
+  with pytest.raises(shards.DamagedCellsError, match=r"manifest\.json"):
+    shards.open_cells(tmp_path / "cells")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+  def broken():
+    yield from corpus()
+    raise OSError("the disk is gone")
+
+  with pytest.raises(OSError, match="the disk is gone"):
+    shards.write_cells(broken(), CONCEPTS, tmp_path / "cells")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_write_left_is_cleared_away(tmp_path):
+  leftover = tmp_path / ".cells.partial" / "chart_bars" / "caption" / "1.0.0"
+  leftover.mkdir(parents=True)
+  (leftover / "torn").write_bytes(b"half")
+  shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  assert not list(tmp_path.rglob("torn"))
+  shards.verify(tmp_path / "cells")
+
+
+def test_errors_name_the_row(tmp_path):
+  row = Example("k7", "image0", b"x", "poetry", "", "")
+  with pytest.raises(ValueError, match="'k7' has the unknown task 'poetry'"):
+    shards.write_cells([row], CONCEPTS, tmp_path / "cells")
+  row = Example("k8", "stranger", b"x", "vqa", "", "")
+  with pytest.raises(ValueError, match="'stranger' has no concept"):
+    shards.write_cells([row], CONCEPTS, tmp_path / "cells")
+  with pytest.raises(ValueError, match="'a/b'"):
+    shards.write_cells([row], lambda example: "a/b", tmp_path / "cells")
+  shards.write_cells([], CONCEPTS, tmp_path / "cells")
+  with pytest.raises(FileExistsError, match="already exists"):
+    shards.write_cells([], CONCEPTS, tmp_path / "cells")
