@@ -1,6 +1,7 @@
 """The front door: `python -m mixjax.main --config=configs/NAME.py[:key=value,...] --workdir=DIR`."""
 
 import importlib
+import os
 import sys
 
 from absl import app, flags, logging
@@ -14,6 +15,7 @@ def main(argv: list[str]) -> None:
   """Hands over to the job that the config names. Bad input ends with one clear line and status 2."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a flag")
+  logging.set_verbosity(logging.WARNING)  # jobs report through mixjax.progress
   config = _CONFIG.value
   job = importlib.import_module(f"mixjax.jobs.{config.job}")
   try:
@@ -23,8 +25,8 @@ def main(argv: list[str]) -> None:
     print(f"mixjax: {error}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
-    print("\nmixjax: stopped; the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
+    print("\nmixjax: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+    os._exit(130)  # at once: workers end with their parent, and every file is whole
 
 
 if __name__ == "__main__":

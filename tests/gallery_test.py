@@ -7,7 +7,7 @@ from mixjax.corpus import readers, tasks
 from mixjax.corpus.gallery import gallery
 from mixjax.evals import benchmarks
 
-SMALL = dict(seed=0, scale=0.01, benchmark_pictures=12, validation_pictures=8, per_benchmark=6)
+SMALL = dict(seed=0, scale=0.01, per_benchmark=8)
 
 # Of the small gallery above. It changes when a domain's drawing, its raw material or a pinned
 # package that draws changes: then look at the pictures again, and train the stand-ins again.

@@ -114,7 +114,7 @@ class Atlas:
     for name, data in ((CENTROIDS, buffer.getvalue()), (CARD, json.dumps(card, indent=2).encode())):
       partial = folder / f".{name}.partial"
       partial.write_bytes(data)
-      partial.rename(folder / name)
+      partial.replace(folder / name)
 
   @classmethod
   def load(cls, folder: epath.PathLike) -> "Atlas":

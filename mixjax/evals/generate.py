@@ -2,46 +2,46 @@
 
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mixjax.models.llava import Llava
 
 
 def generate(
-    model: Llava,
-    ids: Int[Array, "b t"],
-    mask: Bool[Array, "b t"] | None,
-    features: Float[Array, "b p c"],
-    max_new_tokens: int,
-    eos_id: int,
+  model: Llava,
+  ids: Int[Array, "b t"],
+  mask: Bool[Array, "b t"] | None,
+  features: Float[Array, "b p c"],
+  max_new_tokens: int,
+  eos_id: int,
 ) -> Int[Array, "b {max_new_tokens}"]:
   """The most likely token at each step, and `eos_id` from the first `eos_id` on.
 
-  `mask` marks the valid tokens of the prompts (None: all); padding may stand on the left or on the right.
-  Each shape is compiled once. Raises ValueError for an empty prompt or max_new_tokens < 1.
+  `mask` marks the valid tokens of the prompts (None: all); padding may stand on the left or on the
+  right. Each shape is compiled once. Raises ValueError for an empty prompt or max_new_tokens < 1.
   """
   if ids.shape[1] < 1 or max_new_tokens < 1:
-    raise ValueError(f'nothing to do: prompts {ids.shape}, max_new_tokens={max_new_tokens}')
+    raise ValueError(f"nothing to do: prompts {ids.shape}, max_new_tokens={max_new_tokens}")
   if mask is None:
     mask = jnp.ones_like(ids, bool)
   graph, parameters = nnx.split(model)
   return decode(graph, parameters, ids, mask, features, max_new_tokens, eos_id)
 
 
-@functools.partial(jax.jit, static_argnames=('graph', 'max_new_tokens'))
+@functools.partial(jax.jit, static_argnames=("graph", "max_new_tokens"))
 def decode(
-    graph: nnx.GraphDef,
-    parameters: nnx.State,
-    ids: Int[Array, "b t"],
-    mask: Bool[Array, "b t"],
-    features: Float[Array, "b p c"],
-    max_new_tokens: int,
-    eos_id: int | Int[Array, ""],
+  graph: nnx.GraphDef,
+  parameters: nnx.State,
+  ids: Int[Array, "b t"],
+  mask: Bool[Array, "b t"],
+  features: Float[Array, "b p c"],
+  max_new_tokens: int,
+  eos_id: int | Int[Array, ""],
 ) -> Int[Array, "b {max_new_tokens}"]:
-  """Prefill, then one token at a time. Token i of a row goes to slot t + i whatever the prompt's length."""
+  """Prefill, then one token at a time; new token i has slot t + i however long the prompt is."""
   model = nnx.merge(graph, parameters)
   text, (batch, length) = model.text, ids.shape
   cache = text.init_cache(batch, length + max_new_tokens - 1)

@@ -7,7 +7,6 @@ Every step writes its files whole and is skipped when they are there and fit wha
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -135,8 +134,8 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
   if bad:
     reporter.say(f"{len(bad)} images cannot be read and were left out: {folder / 'ledger.jsonl'}")
   index = {
-    "corpus_sha256": hashlib.sha256(corpus.read_bytes()).hexdigest(),
-    "encoder": hf.fingerprint(config.checkpoint_folder / "clip"),
+    "corpus_sha256": shards.sha256(corpus),
+    "encoder": shards.sha256(config.checkpoint_folder / "clip" / "model.safetensors"),
     "images": keys,
     "domains": [domains[k] for k in keys],
     "unreadable": sorted(bad),

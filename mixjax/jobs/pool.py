@@ -7,6 +7,9 @@ process that batches the same proxies.) Order of results never matters: a trial 
 import concurrent.futures
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from mixjax.jobs.trial import Corpus, TrialSpec, World
@@ -17,6 +20,8 @@ _world: World | None = None
 def _start(corpus: Corpus, cores: "multiprocessing.Queue[int]", cache: str) -> None:
   """Runs once in each worker, before jax starts its threads."""
   global _world
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+  threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
   core = cores.get()
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {core})
@@ -25,6 +30,13 @@ def _start(corpus: Corpus, cores: "multiprocessing.Queue[int]", cache: str) -> N
   jax.config.update("jax_compilation_cache_dir", cache)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   _world = World(corpus)
+
+
+def _follow(parent: int) -> None:
+  """Ends the worker when its parent is gone, killed perhaps: no orphan goes on writing."""
+  while os.getppid() == parent:
+    time.sleep(0.2)
+  os._exit(1)
 
 
 def _run(spec: TrialSpec) -> dict:

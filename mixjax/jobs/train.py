@@ -2,7 +2,9 @@
 
 import json
 
+from clu import parameter_overview
 from etils import epath
+from flax import nnx
 
 from mixjax.data import mixture
 from mixjax.jobs.atlas import STANDINS
@@ -37,6 +39,9 @@ def main(config: dict, workdir: str) -> None:
   budget = Budget(**config["budget"])
   reporter = Reporter()
   world = World(Corpus(str(atlas), config["tokenizer"] or str(STANDINS / "tokenizer")))
+  _, params = world.start(budget.model)
+  overview = parameter_overview.get_parameter_overview(nnx.to_pure_dict(params), include_stats=False)
+  write_whole(folder / "parameters.txt", overview)
   reporter.stage("train", budget.steps)
   seen = 0
 

@@ -138,5 +138,5 @@ class World:
     }
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result, indent=1))
-    partial.rename(result_path)
+    partial.replace(result_path)
     return result

@@ -11,7 +11,7 @@ def write_whole(path: epath.Path, text: str) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.parent / f".{path.name}.partial"
   partial.write_text(text)
-  partial.rename(path)
+  partial.replace(path)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,135 +1,21 @@
-"""CLIP (arXiv:2103.00020): the vision tower of the models, and the space in which images get a concept."""
+"""CLIP (arXiv:2103.00020): the vision tower of LLaVA, and the space where images get a concept."""
 
-import dataclasses
-from typing import Any
-
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mixjax.models import layers
+from mixjax.models.clip_config import (
+  ACTIVATIONS,
+  ClipConfig,
+  ClipTextConfig,
+  ClipVisionConfig,
+  EncoderConfig,
+)
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-
-ACTIVATIONS = {
-    'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),
-    'gelu': lambda x: jax.nn.gelu(x, approximate=False),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-  """What the two towers share."""
-
-  hidden_size: int
-  intermediate_size: int
-  num_hidden_layers: int
-  num_attention_heads: int
-  layer_norm_eps: float = 1e-5
-  hidden_act: str = 'quick_gelu'
-  projection_dim: int = 512
-  remat: str | None = None  # a policy of jax.checkpoint_policies
-  unroll: int = 1  # layers in one turn of the scan
-  dtype: str = 'float32'  # of activations; parameters are float32
-
-  def __post_init__(self):
-    if self.hidden_size % self.num_attention_heads:
-      raise ValueError(
-          f'hidden_size={self.hidden_size} is not a multiple of '
-          f'num_attention_heads={self.num_attention_heads}'
-      )
-    if self.hidden_act not in ACTIVATIONS:
-      raise ValueError(f'hidden_act={self.hidden_act!r}: choose one of {sorted(ACTIVATIONS)}')
-
-  @classmethod
-  def from_hf(cls, config: dict[str, Any], **running: Any):
-    """Reads one tower's section of a Hugging Face `config.json`; `running` sets remat, unroll and dtype."""
-    names = {field.name for field in dataclasses.fields(cls)} - {'remat', 'unroll', 'dtype'}
-    config = {**HF_DEFAULTS[cls], **config}
-    return cls(**{name: config[name] for name in names}, **running)
-
-  def to_hf(self) -> dict[str, Any]:
-    """One tower's section of a `config.json`."""
-    sizes = dataclasses.asdict(self)
-    for name in ('remat', 'unroll', 'dtype'):
-      del sizes[name]
-    return {'model_type': MODEL_TYPES[type(self)], **sizes}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipVisionConfig(EncoderConfig):
-  """A vision transformer over square images cut into square patches."""
-
-  image_size: int = 224
-  patch_size: int = 32
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.image_size % self.patch_size:
-      raise ValueError(
-          f'image_size={self.image_size} is not a multiple of patch_size={self.patch_size}'
-      )
-
-  @property
-  def num_patches(self) -> int:
-    return (self.image_size // self.patch_size) ** 2
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipTextConfig(EncoderConfig):
-  """A causal text transformer, read at the end-of-text token."""
-
-  vocab_size: int = 49408
-  max_position_embeddings: int = 77
-  eos_token_id: int = 49407
-
-
-# What transformers assumes for a key that config.json leaves out.
-HF_DEFAULTS = {
-    ClipVisionConfig: dict(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        layer_norm_eps=1e-5, hidden_act='quick_gelu', projection_dim=512, image_size=224, patch_size=32,
-    ),
-    ClipTextConfig: dict(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,
-        layer_norm_eps=1e-5, hidden_act='quick_gelu', projection_dim=512, vocab_size=49408,
-        max_position_embeddings=77, eos_token_id=49407,
-    ),
-}
-MODEL_TYPES = {ClipVisionConfig: 'clip_vision_model', ClipTextConfig: 'clip_text_model'}
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipConfig:
-  """Both towers and the shared space."""
-
-  vision: ClipVisionConfig
-  text: ClipTextConfig
-  projection_dim: int = 512
-  logit_scale_init: float = 2.6592
-
-  @classmethod
-  def from_hf(cls, config: dict[str, Any], **running: Any) -> 'ClipConfig':
-    """Reads the `config.json` of a CLIPModel."""
-    return cls(
-        vision=ClipVisionConfig.from_hf(config['vision_config'], **running),
-        text=ClipTextConfig.from_hf(config['text_config'], **running),
-        projection_dim=config.get('projection_dim', 512),
-        logit_scale_init=config.get('logit_scale_init_value', 2.6592),
-    )
-
-  def to_hf(self) -> dict[str, Any]:
-    """The `config.json` of a CLIPModel."""
-    return {
-        'architectures': ['CLIPModel'],
-        'model_type': 'clip',
-        'vision_config': self.vision.to_hf(),
-        'text_config': self.text.to_hf(),
-        'projection_dim': self.projection_dim,
-        'logit_scale_init_value': self.logit_scale_init,
-    }
 
 
 def preprocess(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -144,10 +30,10 @@ class Attention(nnx.Module):
   def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
     heads = config.num_attention_heads
     sizes = dict(d=config.hidden_size, n=heads, h=config.hidden_size // heads)
-    self.q = layers.Einsum('zd,dnh->znh', bias=True, rngs=rngs, **sizes)
-    self.k = layers.Einsum('zd,dnh->znh', bias=True, rngs=rngs, **sizes)
-    self.v = layers.Einsum('zd,dnh->znh', bias=True, rngs=rngs, **sizes)
-    self.o = layers.Einsum('znh,nhd->zd', bias=True, rngs=rngs, **sizes)
+    self.q = layers.Einsum("zd,dnh->znh", bias=True, rngs=rngs, **sizes)
+    self.k = layers.Einsum("zd,dnh->znh", bias=True, rngs=rngs, **sizes)
+    self.v = layers.Einsum("zd,dnh->znh", bias=True, rngs=rngs, **sizes)
+    self.o = layers.Einsum("znh,nhd->zd", bias=True, rngs=rngs, **sizes)
 
   def __call__(self, x: Float[Array, "b t d"], mask: Bool[Array, "b 1 t s"] | None) -> Array:
     y = layers.attend(self.q(x), self.k(x), self.v(x), mask)
@@ -163,8 +49,8 @@ class Block(nnx.Module):
     self.attention_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps)
     self.attention = Attention(config, rngs=rngs)
     self.mlp_norm = layers.LayerNorm(config.hidden_size, config.layer_norm_eps)
-    self.up = layers.Einsum('zd,df->zf', bias=True, rngs=rngs, **sizes)
-    self.down = layers.Einsum('zf,fd->zd', bias=True, rngs=rngs, **sizes)
+    self.up = layers.Einsum("zd,df->zf", bias=True, rngs=rngs, **sizes)
+    self.down = layers.Einsum("zf,fd->zd", bias=True, rngs=rngs, **sizes)
 
   def __call__(self, x: Float[Array, "b t d"], mask: Bool[Array, "b 1 t s"] | None) -> Array:
     x = x + self.attention(self.attention_norm(x), mask)
@@ -173,10 +59,10 @@ class Block(nnx.Module):
 
 
 def encode(
-    config: EncoderConfig,
-    blocks: Block,
-    x: Float[Array, "b t d"],
-    mask: Bool[Array, "b 1 t s"] | None = None,
+  config: EncoderConfig,
+  blocks: Block,
+  x: Float[Array, "b t d"],
+  mask: Bool[Array, "b 1 t s"] | None = None,
 ) -> Float[Array, "b t d"]:
   """Runs stacked blocks."""
 
@@ -198,26 +84,27 @@ class ClipVision(nnx.Module):
   def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
     self.config = config
     d, side = config.hidden_size, config.patch_size
-    self.patch = layers.Einsum('zc,cd->zd', rngs=rngs, c=3 * side * side, d=d)
+    self.patch = layers.Einsum("zc,cd->zd", rngs=rngs, c=3 * side * side, d=d)
     self.class_embedding = layers.normal(rngs, (d,), d)
     self.positions = layers.normal(rngs, (config.num_patches + 1, d), d)
     self.pre_norm = layers.LayerNorm(d, config.layer_norm_eps)
     self.layers = stacked_blocks(config, rngs)
     self.post_norm = layers.LayerNorm(d, config.layer_norm_eps)
 
-  def hidden(self, pixels: Float[Array, "b h w 3"], layer: int = -1) -> Float[Array, "b p+1 d"]:
-    """Class token and patches after `layer` layers; negative counts back from the output, as in transformers.
+  def hidden(self, pixels: Float[Array, "b h w 3"], layer: int = -1) -> Float[Array, "b s d"]:
+    """Class token and patches after `layer` layers; -1 is after the last, -2 before it, and so on.
 
     Raises ValueError for pixels of another size and for a layer that is not there.
     """
     config, side = self.config, self.config.patch_size
     if pixels.shape[1:] != (config.image_size, config.image_size, 3):
       raise ValueError(
-          f'pixels {pixels.shape} are not [b, {config.image_size}, {config.image_size}, 3]: resize them first'
+        f"pixels {pixels.shape} are not [b, {config.image_size}, {config.image_size}, 3]: "
+        "resize the images first"
       )
     depth = layer if layer >= 0 else config.num_hidden_layers + 1 + layer
     if not 0 <= depth <= config.num_hidden_layers:
-      raise ValueError(f'layer {layer} of a tower of {config.num_hidden_layers} layers')
+      raise ValueError(f"layer {layer} of a tower of {config.num_hidden_layers} layers")
     batch, grid = pixels.shape[0], config.image_size // side
     split = (batch, grid, side, grid, side, 3)
     rows = layers.sharding_with(pixels, *[None] * 5, keep=1)
@@ -226,7 +113,7 @@ class ClipVision(nnx.Module):
     patches = jnp.reshape(patches, (batch, grid * grid, side * side * 3), out_sharding=rows)
     x = self.patch(patches.astype(config.dtype))
     first = layers.gathered(self.class_embedding, x.dtype)[None, None]
-    first = jnp.broadcast_to(first, (batch, 1, config.hidden_size), out_sharding=layers.sharding_with(x))
+    first = jnp.broadcast_to(first, x[:, :1].shape, out_sharding=layers.sharding_with(x))
     x = jnp.concatenate([first, x], axis=1) + layers.gathered(self.positions, x.dtype)[None]
     blocks = jax.tree.map(lambda weight: weight[:depth], self.layers)
     return encode(config, blocks, self.pre_norm(x))
@@ -252,16 +139,18 @@ class ClipText(nnx.Module):
     self.norm = layers.LayerNorm(d, config.layer_norm_eps)
 
   def pooled(
-      self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None
+    self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None
   ) -> Float[Array, "b d"]:
     """The state at the end of the text.
 
-    That is the first `eos_token_id`; configs from before transformers 4.31 say 2, which means the largest
-    id. Raises ValueError for a text longer than the position table.
+    That is the first `eos_token_id`; configs from before transformers 4.31 say 2, which means the
+    largest id. Raises ValueError for a text longer than the position table.
     """
     config, length = self.config, ids.shape[1]
     if length > config.max_position_embeddings:
-      raise ValueError(f'{length} tokens; CLIP reads {config.max_position_embeddings}: truncate first')
+      raise ValueError(
+        f"{length} tokens; CLIP reads {config.max_position_embeddings}: truncate first"
+      )
     dtype = jnp.dtype(config.dtype)
     x = layers.embed(self.embedding, ids, dtype)
     x = x + layers.gathered(self.positions, dtype)[None, :length]
@@ -278,8 +167,8 @@ class Clip(nnx.Module):
     e = config.projection_dim
     self.vision = ClipVision(config.vision, rngs=rngs)
     self.text = ClipText(config.text, rngs=rngs)
-    self.vision_projection = layers.Einsum('zd,de->ze', rngs=rngs, d=config.vision.hidden_size, e=e)
-    self.text_projection = layers.Einsum('zd,de->ze', rngs=rngs, d=config.text.hidden_size, e=e)
+    self.vision_projection = layers.Einsum("zd,de->ze", rngs=rngs, d=config.vision.hidden_size, e=e)
+    self.text_projection = layers.Einsum("zd,de->ze", rngs=rngs, d=config.text.hidden_size, e=e)
     self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale_init, jnp.float32))
 
   def image_embedding(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
@@ -287,7 +176,7 @@ class Clip(nnx.Module):
     return unit(self.vision_projection(self.vision.pooled(pixels)))
 
   def text_embedding(
-      self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None
+    self, ids: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None
   ) -> Float[Array, "b e"]:
     """Unit vectors of texts that end in the end-of-text token."""
     return unit(self.text_projection(self.text.pooled(ids, mask)))

@@ -3,9 +3,9 @@
 Layouts are those of `save_pretrained` in transformers 5, which differ from `state_dict()`.
 """
 
-from collections.abc import Callable
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -32,9 +32,9 @@ def linear(inputs: int) -> Layout:
     return math.prod(ours[inputs:]), math.prod(ours[:inputs])
 
   return Layout(
-      shape=shape,
-      to_torch=lambda w: w.reshape(shape(w.shape)[::-1]).T,
-      from_torch=lambda w, ours: w.T.reshape(ours),
+    shape=shape,
+    to_torch=lambda w: w.reshape(shape(w.shape)[::-1]).T,
+    from_torch=lambda w, ours: w.T.reshape(ours),
   )
 
 
@@ -46,93 +46,93 @@ LINEAR, OUTPUT = linear(1), linear(2)
 def patch(side: int) -> Layout:
   """torch.nn.Conv2d keeps [out, channel, row, column]; ours is [row * column * channel, out]."""
   return Layout(
-      shape=lambda ours: (ours[1], 3, side, side),
-      to_torch=lambda w: w.reshape(side, side, 3, -1).transpose(3, 2, 0, 1),
-      from_torch=lambda w, ours: w.transpose(2, 3, 1, 0).reshape(ours),
+    shape=lambda ours: (ours[1], 3, side, side),
+    to_torch=lambda w: w.reshape(side, side, 3, -1).transpose(3, 2, 0, 1),
+    from_torch=lambda w, ours: w.transpose(2, 3, 1, 0).reshape(ours),
   )
 
 
-# Rows: our path, the key on disk, the layout. `{}` is the number of a layer, axis 0 of our stacked arrays.
+# Our path, the key on disk, the layout. `{}` is the layer, axis 0 of our stacked arrays.
 Table = list[tuple[str, str, Layout]]
 
 
 def norm(ours: str, theirs: str) -> Table:
-  return [(f'{ours}.scale', f'{theirs}.weight', SAME), (f'{ours}.bias', f'{theirs}.bias', SAME)]
+  return [(f"{ours}.scale", f"{theirs}.weight", SAME), (f"{ours}.bias", f"{theirs}.bias", SAME)]
 
 
 def dense(ours: str, theirs: str, layout: Layout = LINEAR) -> Table:
-  return [(f'{ours}.kernel', f'{theirs}.weight', layout), (f'{ours}.bias', f'{theirs}.bias', FLAT)]
+  return [(f"{ours}.kernel", f"{theirs}.weight", layout), (f"{ours}.bias", f"{theirs}.bias", FLAT)]
 
 
 def qwen2_table(config: Qwen2Config) -> Table:
-  layer = 'model.layers.{}'
+  layer = "model.layers.{}"
   table = [
-      ('embedding', 'model.embed_tokens.weight', SAME),
-      ('norm.scale', 'model.norm.weight', SAME),
-      ('layers.attention_norm.scale', f'{layer}.input_layernorm.weight', SAME),
-      ('layers.mlp_norm.scale', f'{layer}.post_attention_layernorm.weight', SAME),
-      ('layers.attention.o.kernel', f'{layer}.self_attn.o_proj.weight', OUTPUT),
+    ("embedding", "model.embed_tokens.weight", SAME),
+    ("norm.scale", "model.norm.weight", SAME),
+    ("layers.attention_norm.scale", f"{layer}.input_layernorm.weight", SAME),
+    ("layers.mlp_norm.scale", f"{layer}.post_attention_layernorm.weight", SAME),
+    ("layers.attention.o.kernel", f"{layer}.self_attn.o_proj.weight", OUTPUT),
   ]
-  for name in ('q', 'k', 'v'):
-    table += dense(f'layers.attention.{name}', f'{layer}.self_attn.{name}_proj')
-  for name in ('gate', 'up', 'down'):
-    table.append((f'layers.mlp.{name}.kernel', f'{layer}.mlp.{name}_proj.weight', LINEAR))
+  for name in ("q", "k", "v"):
+    table += dense(f"layers.attention.{name}", f"{layer}.self_attn.{name}_proj")
+  for name in ("gate", "up", "down"):
+    table.append((f"layers.mlp.{name}.kernel", f"{layer}.mlp.{name}_proj.weight", LINEAR))
   if not config.tie_word_embeddings:
-    table.append(('head', 'lm_head.weight', SAME))
+    table.append(("head", "lm_head.weight", SAME))
   return table
 
 
 def clip_encoder_table() -> Table:
-  layer = 'encoder.layers.{}'
+  layer = "encoder.layers.{}"
   return [
-      *norm('layers.attention_norm', f'{layer}.layer_norm1'),
-      *norm('layers.mlp_norm', f'{layer}.layer_norm2'),
-      *dense('layers.attention.q', f'{layer}.self_attn.q_proj'),
-      *dense('layers.attention.k', f'{layer}.self_attn.k_proj'),
-      *dense('layers.attention.v', f'{layer}.self_attn.v_proj'),
-      *dense('layers.attention.o', f'{layer}.self_attn.out_proj', OUTPUT),
-      *dense('layers.up', f'{layer}.mlp.fc1'),
-      *dense('layers.down', f'{layer}.mlp.fc2'),
+    *norm("layers.attention_norm", f"{layer}.layer_norm1"),
+    *norm("layers.mlp_norm", f"{layer}.layer_norm2"),
+    *dense("layers.attention.q", f"{layer}.self_attn.q_proj"),
+    *dense("layers.attention.k", f"{layer}.self_attn.k_proj"),
+    *dense("layers.attention.v", f"{layer}.self_attn.v_proj"),
+    *dense("layers.attention.o", f"{layer}.self_attn.out_proj", OUTPUT),
+    *dense("layers.up", f"{layer}.mlp.fc1"),
+    *dense("layers.down", f"{layer}.mlp.fc2"),
   ]
 
 
 def clip_vision_table(side: int) -> Table:
   return [
-      ('class_embedding', 'embeddings.class_embedding', SAME),
-      ('patch.kernel', 'embeddings.patch_embedding.weight', patch(side)),
-      ('positions', 'embeddings.position_embedding.weight', SAME),
-      *norm('pre_norm', 'pre_layrnorm'),  # spelled so in transformers
-      *norm('post_norm', 'post_layernorm'),
-      *clip_encoder_table(),
+    ("class_embedding", "embeddings.class_embedding", SAME),
+    ("patch.kernel", "embeddings.patch_embedding.weight", patch(side)),
+    ("positions", "embeddings.position_embedding.weight", SAME),
+    *norm("pre_norm", "pre_layrnorm"),  # spelled so in transformers
+    *norm("post_norm", "post_layernorm"),
+    *clip_encoder_table(),
   ]
 
 
 def clip_table(config: ClipConfig) -> Table:
   text = [
-      ('embedding', 'embeddings.token_embedding.weight', SAME),
-      ('positions', 'embeddings.position_embedding.weight', SAME),
-      *norm('norm', 'final_layer_norm'),
-      *clip_encoder_table(),
+    ("embedding", "embeddings.token_embedding.weight", SAME),
+    ("positions", "embeddings.position_embedding.weight", SAME),
+    *norm("norm", "final_layer_norm"),
+    *clip_encoder_table(),
   ]
   return [
-      *under('vision', 'vision_model', clip_vision_table(config.vision.patch_size)),
-      *under('text', 'text_model', text),
-      ('vision_projection.kernel', 'visual_projection.weight', LINEAR),
-      ('text_projection.kernel', 'text_projection.weight', LINEAR),
-      ('logit_scale', 'logit_scale', SAME),
+    *under("vision", "vision_model", clip_vision_table(config.vision.patch_size)),
+    *under("text", "text_model", text),
+    ("vision_projection.kernel", "visual_projection.weight", LINEAR),
+    ("text_projection.kernel", "text_projection.weight", LINEAR),
+    ("logit_scale", "logit_scale", SAME),
   ]
 
 
 def llava_table(config: LlavaConfig, tower: bool) -> Table:
   table = [
-      *under('text', 'language_model', qwen2_table(config.text)),
-      *dense('projector.up', 'multi_modal_projector.linear_1'),
-      *dense('projector.down', 'multi_modal_projector.linear_2'),
+    *under("text", "language_model", qwen2_table(config.text)),
+    *dense("projector.up", "multi_modal_projector.linear_1"),
+    *dense("projector.down", "multi_modal_projector.linear_2"),
   ]
   if tower:
-    table += under('vision', 'vision_tower', clip_vision_table(config.vision.patch_size))
+    table += under("vision", "vision_tower", clip_vision_table(config.vision.patch_size))
   return table
 
 
 def under(ours: str, theirs: str, table: Table) -> Table:
-  return [(f'{ours}.{path}', f'{theirs}.{key}', layout) for path, key, layout in table]
+  return [(f"{ours}.{path}", f"{theirs}.{key}", layout) for path, key, layout in table]

@@ -1,27 +1,29 @@
 """Layers shared by the language model and CLIP.
 
-Axes, in einsum letters and in annotations: b batch, t query position, s key position, d width, n heads,
-k key/value heads, h head width, f feed-forward width, v vocabulary, p patches, c values of one patch.
+Axes, in einsum letters and in annotations: b batch, t query position, s key position, z batch and
+position together, d width, n heads, k key/value heads, h head width, r pairs of a head that rotate
+together, f feed-forward width, v vocabulary, p patches, c input channels.
 
-Every layer computes in the type of its input; parameters stay float32. Under an explicit mesh weights may
-be stored sharded over `data`; they are gathered just before use and keep only their `model` axis.
+Every layer computes in the type of its input; parameters stay float32. Under an explicit mesh
+weights may be stored split over `data`; they are gathered just before use and keep only their
+`model` axis.
 """
 
-from collections.abc import Callable, Sequence
 import math
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from flax import nnx
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-Layer = TypeVar('Layer', bound=nnx.Module)
+Layer = TypeVar("Layer", bound=nnx.Module)
 
 
 def sharding_with(x: Array, *axes: str | None, keep: int | None = None) -> NamedSharding | None:
-  """The sharding of x's first `keep` axes (all by default) followed by `axes`; None without an explicit mesh."""
+  """The sharding of x's first `keep` axes (default all), then `axes`; None if no explicit mesh."""
   sharding = jax.typeof(x).sharding
   if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
     return None
@@ -47,12 +49,12 @@ def split_like(x: Array, other: Array) -> Array:
 
 
 def gathered(weight: nnx.Param, dtype: jnp.dtype) -> Array:
-  """The weight in the type of the computation, gathered over the `data` axis that only stores it."""
+  """The weight in the type of the computation, gathered over `data`, which only stores it."""
   value = weight[...].astype(dtype)
   stored = sharding_with(value)
-  if stored is None or 'data' not in stored.spec:
+  if stored is None or "data" not in stored.spec:
     return value
-  used = PartitionSpec(*(None if axis == 'data' else axis for axis in stored.spec))
+  used = PartitionSpec(*(None if axis == "data" else axis for axis in stored.spec))
   return jax.sharding.reshard(value, NamedSharding(stored.mesh, used))
 
 
@@ -64,14 +66,15 @@ def normal(rngs: nnx.Rngs, shape: Sequence[int], fan_in: int) -> nnx.Param:
 class Einsum(nnx.Module):
   """`einsum(equation, x, kernel) + bias`, a dense layer with named axes such as `zd,dnh->znh`.
 
-  z stands for all leading axes of x at once: XLA multiplies one tall matrix twice as fast on a CPU as it
-  does a batch of them. The result is split over devices as x's first axis and the kernel's outputs are.
+  z stands for all leading axes of x at once: on a CPU, XLA differentiates the product of one tall
+  matrix twice as fast as that of a batch. The result is split over devices as the first axis of x and
+  the outputs of the kernel are.
   """
 
   def __init__(self, equation: str, *, bias: bool = False, rngs: nnx.Rngs, **sizes: int):
     self.equation = equation
-    inputs, rest = equation.split(',')
-    weights, outputs = rest.split('->')
+    inputs, rest = equation.split(",")
+    weights, outputs = rest.split("->")
     self.made = tuple(weights.index(axis) for axis in outputs[1:])
     self.inputs = len(inputs) - 1
     fan_in = math.prod(sizes[axis] for axis in inputs[1:])
@@ -84,14 +87,12 @@ class Einsum(nnx.Module):
     axes = axes_of(kernel)
     split = [axes[axis] for axis in self.made]
     y = jnp.einsum(
-        self.equation, flat(x, self.inputs), kernel, out_sharding=sharding_with(x, *split, keep=1)
+      self.equation, flat(x, self.inputs), kernel, out_sharding=sharding_with(x, *split, keep=1)
     )
     if self.bias is not None:
       y = y + gathered(self.bias, x.dtype)[None]
     rest = [None] * (len(leading) - 1)
-    return jnp.reshape(
-        y, (*leading, *made), out_sharding=sharding_with(x, *rest, *split, keep=1)
-    )
+    return jnp.reshape(y, (*leading, *made), out_sharding=sharding_with(x, *rest, *split, keep=1))
 
 
 class RMSNorm(nnx.Module):
@@ -124,8 +125,8 @@ class LayerNorm(nnx.Module):
 
 
 def rotary_angles(
-    positions: Int[Array, "#b t"], head_dim: int, theta: float
-) -> tuple[Float[Array, "#b t 1 h/2"], Float[Array, "#b t 1 h/2"]]:
+  positions: Int[Array, "#b t"], head_dim: int, theta: float
+) -> tuple[Float[Array, "#b t 1 r"], Float[Array, "#b t 1 r"]]:
   """Cosine and sine of the rotary angles, float32 whatever the model computes in.
 
   bfloat16 cannot count past 256, so positions must not pass through it.
@@ -136,8 +137,8 @@ def rotary_angles(
 
 
 def rotate(
-    x: Float[Array, "b t n h"],
-    angles: tuple[Float[Array, "#b t 1 h/2"], Float[Array, "#b t 1 h/2"]],
+  x: Float[Array, "b t n h"],
+  angles: tuple[Float[Array, "#b t 1 r"], Float[Array, "#b t 1 r"]],
 ) -> Float[Array, "b t n h"]:
   """Applies rotary position embeddings; the two halves of a head form the rotated pairs."""
   cos, sin = angles
@@ -149,26 +150,26 @@ def rotate(
 def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Float[Array, "b t d"]:
   """Rows of a table. An id outside the table gives NaN, so that it cannot pass unnoticed."""
   rows = gathered(table, dtype)
-  return rows.at[ids].get(mode='fill', fill_value=jnp.nan, out_sharding=sharding_with(ids, None))
+  return rows.at[ids].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding_with(ids, None))
 
 
 def causal_mask(length: int, valid: Bool[Array, "b s"] | None) -> Bool[Array, "b 1 t s"]:
-  """Position t may look at s <= t where s is valid. Row t of a padded t still sees something finite."""
+  """Position t may look at s <= t where s is valid."""
   causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
   return causal if valid is None else causal & valid[:, None, None, :]
 
 
 def attend(
-    q: Float[Array, "b t n h"],
-    k: Float[Array, "b s k h"],
-    v: Float[Array, "b s k h"],
-    mask: Bool[Array, "#b 1 t s"] | None,
+  q: Float[Array, "b t n h"],
+  k: Float[Array, "b s k h"],
+  v: Float[Array, "b s k h"],
+  mask: Bool[Array, "#b 1 t s"] | None,
 ) -> Float[Array, "b t n h"]:
   """Softmax attention in which n / k query heads share a key head, with float32 weights.
 
-  The group's queries are stacked as if they were one longer text, and the weights are normalised after
-  they have met the values: on a CPU a third faster than jax.nn.dot_product_attention. Queries are split
-  over devices as keys are.
+  The group's queries are stacked as if they were one longer text, and weights are normalised after
+  they have met the values: on a CPU a third faster than jax.nn.dot_product_attention. Queries are
+  split over devices as keys are.
   """
   b, t, n, h = q.shape
   s, heads = k.shape[1:3]
@@ -180,7 +181,7 @@ def attend(
 
   q = reshape(split_like(q, k) * h**-0.5, (b, t, heads, group, h), batch, None, over, None, None)
   q = reshape(q.transpose(0, 2, 3, 1, 4), (b, heads, group * t, h), batch, over, None, None)
-  scores = jnp.einsum('bkxh,bskh->bkxs', q, k, preferred_element_type=jnp.float32)
+  scores = jnp.einsum("bkxh,bskh->bkxs", q, k, preferred_element_type=jnp.float32)
   scores = reshape(scores, (b, heads, group, t, s), batch, over, None, None, None)
   if mask is not None:
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
@@ -188,14 +189,14 @@ def attend(
   weights = jnp.exp(scores - top)
   total = reshape(jnp.sum(weights, axis=-1), (b, heads, group * t, 1), batch, over, None, None)
   weights = reshape(weights.astype(v.dtype), (b, heads, group * t, s), batch, over, None, None)
-  y = jnp.einsum('bkxs,bskh->bkxh', weights, v, preferred_element_type=jnp.float32) / total
+  y = jnp.einsum("bkxs,bskh->bkxh", weights, v, preferred_element_type=jnp.float32) / total
   y = reshape(y.astype(v.dtype), (b, heads, group, t, h), batch, over, None, None, None)
   return reshape(y.transpose(0, 3, 1, 2, 4), (b, t, n, h), batch, None, over, None)
 
 
 def scan_layers(
-    body: Callable, carry: Array, layers: Layer, *inputs: Array, remat: str | None, unroll: int
-) -> tuple[Array, Array | None]:
+  body: Callable, carry: Array, layers: Layer, *inputs: Array, remat: str | None, unroll: int
+) -> tuple[Array, PyTree[Array]]:
   """`lax.scan` of `body(carry, (layer, *inputs)) -> (carry, output)` over layers stacked on axis 0.
 
   `remat` names a policy of `jax.checkpoint_policies` (None keeps every activation).

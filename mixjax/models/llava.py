@@ -1,11 +1,11 @@
-"""LLaVA (arXiv:2310.03744): image features projected into the language model, paper section 6.2 of MixAtlas."""
+"""LLaVA (arXiv:2310.03744): image features projected into the language model."""
 
 import dataclasses
 from typing import Any
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mixjax.models import layers
@@ -23,47 +23,48 @@ class LlavaConfig:
   feature_layer: int = -2
 
   @classmethod
-  def from_hf(cls, config: dict[str, Any], **running: Any) -> 'LlavaConfig':
-    """Reads the `config.json` of a LlavaForConditionalGeneration; `running` sets remat, unroll and dtype.
+  def from_hf(cls, config: dict[str, Any], **running: Any) -> "LlavaConfig":
+    """Reads the `config.json` of a LlavaForConditionalGeneration.
 
-    Raises ValueError for a variant that this model does not compute.
+    `running` sets remat, unroll and dtype of both networks. Raises ValueError for a variant that
+    this model does not compute.
     """
     wanted = {
-        'projector_hidden_act': 'gelu',
-        'vision_feature_select_strategy': 'default',
-        'multimodal_projector_bias': True,
+      "projector_hidden_act": "gelu",
+      "vision_feature_select_strategy": "default",
+      "multimodal_projector_bias": True,
     }
     for name, supported in wanted.items():
       if config.get(name, supported) != supported:
-        raise ValueError(f'{name} is {config[name]!r}; only {supported!r} is supported')
-    layer = config.get('vision_feature_layer', -2)
+        raise ValueError(f"{name} is {config[name]!r}; only {supported!r} is supported")
+    layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
-      raise ValueError(f'vision_feature_layer is {layer!r}; only one layer is supported')
-    text = dict(config['text_config'])
-    text['tie_word_embeddings'] = bool(
-        config.get('tie_word_embeddings') or text.get('tie_word_embeddings')
+      raise ValueError(f"vision_feature_layer is {layer!r}; only one layer is supported")
+    text = dict(config["text_config"])
+    text["tie_word_embeddings"] = bool(
+      config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
     )
     return cls(
-        text=Qwen2Config.from_hf(text, **running),
-        vision=ClipVisionConfig.from_hf(config['vision_config'], **running),
-        image_token_id=config.get('image_token_id', config.get('image_token_index', 32000)),
-        feature_layer=layer,
+      text=Qwen2Config.from_hf(text, **running),
+      vision=ClipVisionConfig.from_hf(config["vision_config"], **running),
+      image_token_id=config.get("image_token_id", config.get("image_token_index", 32000)),
+      feature_layer=layer,
     )
 
   def to_hf(self) -> dict[str, Any]:
     """The `config.json` of a LlavaForConditionalGeneration."""
     return {
-        'architectures': ['LlavaForConditionalGeneration'],
-        'model_type': 'llava',
-        'text_config': self.text.to_hf(),
-        'vision_config': self.vision.to_hf(),
-        'image_token_index': self.image_token_id,
-        'image_seq_length': self.vision.num_patches,
-        'projector_hidden_act': 'gelu',
-        'multimodal_projector_bias': True,
-        'vision_feature_layer': self.feature_layer,
-        'vision_feature_select_strategy': 'default',
-        'tie_word_embeddings': self.text.tie_word_embeddings,
+      "architectures": ["LlavaForConditionalGeneration"],
+      "model_type": "llava",
+      "text_config": self.text.to_hf(),
+      "vision_config": self.vision.to_hf(),
+      "image_token_index": self.image_token_id,
+      "image_seq_length": self.vision.num_patches,
+      "projector_hidden_act": "gelu",
+      "multimodal_projector_bias": True,
+      "vision_feature_layer": self.feature_layer,
+      "vision_feature_select_strategy": "default",
+      "tie_word_embeddings": self.text.tie_word_embeddings,
     }
 
 
@@ -71,8 +72,8 @@ class Projector(nnx.Module):
   """Linear, GELU, Linear: from the vision tower's width to the language model's."""
 
   def __init__(self, vision_size: int, text_size: int, *, rngs: nnx.Rngs):
-    self.up = layers.Einsum('zc,cd->zd', bias=True, rngs=rngs, c=vision_size, d=text_size)
-    self.down = layers.Einsum('zc,cd->zd', bias=True, rngs=rngs, c=text_size, d=text_size)
+    self.up = layers.Einsum("zc,cd->zd", bias=True, rngs=rngs, c=vision_size, d=text_size)
+    self.down = layers.Einsum("zc,cd->zd", bias=True, rngs=rngs, c=text_size, d=text_size)
 
   def __call__(self, features: Float[Array, "b p c"]) -> Float[Array, "b p d"]:
     y = jax.nn.gelu(self.up(features), approximate=False)
@@ -89,9 +90,9 @@ class Llava(nnx.Module):
     self.text = Qwen2(config.text, rngs=rngs)
 
   def encode_image(self, pixels: Float[Array, "b h w 3"]) -> Float[Array, "b p c"]:
-    """Features of normalised images, ready to be cached. Raises ValueError without a vision tower."""
+    """Features of normalised images, fit to be cached. Raises ValueError without a vision tower."""
     if self.vision is None:
-      raise ValueError('this model has no vision tower: build it with tower=True, or pass cached features')
+      raise ValueError("there is no vision tower: build with tower=True, or use cached features")
     return self.vision.features(pixels, self.config.feature_layer)
 
   def embed(self, ids: Int[Array, "b t"], features: Float[Array, "b p c"]) -> Float[Array, "b t d"]:
@@ -107,13 +108,16 @@ class Llava(nnx.Module):
     return jnp.where(image[:, :, None], patches, x)
 
   def __call__(
-      self,
-      ids: Int[Array, "b t"],
-      features: Float[Array, "b p c"],
-      positions: Int[Array, "#b t"] | None = None,
-      mask: Bool[Array, "b t"] | None = None,
+    self,
+    ids: Int[Array, "b t"],
+    features: Float[Array, "b p c"],
+    positions: Int[Array, "#b t"] | None = None,
+    mask: Bool[Array, "b t"] | None = None,
   ) -> Float[Array, "b t d"]:
-    """Hidden states of rows of text and image tokens; `mask` marks valid tokens, positions count from 0."""
+    """Hidden states of rows of text and image tokens.
+
+    `mask` marks valid tokens; positions default to 0, 1, 2, ... whatever the mask.
+    """
     if positions is None:
       positions = jnp.arange(ids.shape[1])[None]
     return self.text(self.embed(ids, features), positions, mask)

@@ -3,12 +3,15 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mixjax.models import layers
+
+# Fields that say how a model runs, not what it is: no checkpoint carries them.
+RUNNING = ("remat", "unroll", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +29,18 @@ class Qwen2Config:
   tie_word_embeddings: bool = True
   remat: str | None = None  # a policy of jax.checkpoint_policies
   unroll: int = 1  # layers in one turn of the scan
-  dtype: str = 'float32'  # of activations; parameters are float32
+  dtype: str = "float32"  # of activations; parameters are float32
 
   def __post_init__(self):
     if self.hidden_size % (2 * self.num_attention_heads):
       raise ValueError(
-          f'hidden_size={self.hidden_size} does not give {self.num_attention_heads} heads of even width: '
-          'make it a multiple of 2 * num_attention_heads'
+        f"hidden_size={self.hidden_size} does not give {self.num_attention_heads} heads of even "
+        "width: make it a multiple of 2 * num_attention_heads"
       )
     if self.num_attention_heads % self.num_key_value_heads:
       raise ValueError(
-          f'num_attention_heads={self.num_attention_heads} is not a multiple of '
-          f'num_key_value_heads={self.num_key_value_heads}'
+        f"num_attention_heads={self.num_attention_heads} is not a multiple of "
+        f"num_key_value_heads={self.num_key_value_heads}"
       )
 
   @property
@@ -45,57 +48,57 @@ class Qwen2Config:
     return self.hidden_size // self.num_attention_heads
 
   @classmethod
-  def from_hf(cls, config: dict[str, Any], **running: Any) -> 'Qwen2Config':
+  def from_hf(cls, config: dict[str, Any], **running: Any) -> "Qwen2Config":
     """Reads a Hugging Face `config.json` of either layout; `running` sets remat, unroll and dtype.
 
     Raises ValueError for a variant that this model does not compute.
     """
     config = {**HF_DEFAULTS, **config}
-    rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     wanted = {
-        'model_type': (config['model_type'], 'qwen2'),
-        'hidden_act': (config['hidden_act'], 'silu'),
-        'use_sliding_window': (config['use_sliding_window'], False),
-        'rope type': (rope.get('rope_type', rope.get('type', 'default')), 'default'),
+      "model_type": (config["model_type"], "qwen2"),
+      "hidden_act": (config["hidden_act"], "silu"),
+      "use_sliding_window": (config["use_sliding_window"], False),
+      "rope type": (rope.get("rope_type", rope.get("type", "default")), "default"),
     }
     for name, (found, supported) in wanted.items():
       if found != supported:
-        raise ValueError(f'{name} is {found!r}; only {supported!r} is supported')
-    names = {field.name for field in dataclasses.fields(cls)} - {'rope_theta', 'remat', 'unroll', 'dtype'}
-    theta = rope.get('rope_theta', config.get('rope_theta', 1e4))
+        raise ValueError(f"{name} is {found!r}; only {supported!r} is supported")
+    names = {field.name for field in dataclasses.fields(cls)} - {"rope_theta", *RUNNING}
+    theta = rope.get("rope_theta", config.get("rope_theta", 1e4))
     made = cls(**{name: config[name] for name in names}, rope_theta=float(theta), **running)
-    if config.get('head_dim') not in (None, made.head_dim):
-      raise ValueError(f'head_dim={config["head_dim"]} is not hidden_size / num_attention_heads')
+    if config.get("head_dim") not in (None, made.head_dim):
+      raise ValueError(f"head_dim={config['head_dim']} is not hidden_size / num_attention_heads")
     return made
 
   def to_hf(self) -> dict[str, Any]:
     """The `config.json` of a Qwen2ForCausalLM, readable by transformers 4 and 5."""
     sizes = dataclasses.asdict(self)
-    for name in ('remat', 'unroll', 'dtype'):
+    for name in RUNNING:
       del sizes[name]
     return {
-        'architectures': ['Qwen2ForCausalLM'],
-        'model_type': 'qwen2',
-        'hidden_act': 'silu',
-        'use_sliding_window': False,
-        'rope_parameters': {'rope_type': 'default', 'rope_theta': self.rope_theta},
-        **sizes,
+      "architectures": ["Qwen2ForCausalLM"],
+      "model_type": "qwen2",
+      "hidden_act": "silu",
+      "use_sliding_window": False,
+      "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+      **sizes,
     }
 
 
 # What transformers assumes for a key that config.json leaves out.
 HF_DEFAULTS = {
-    'model_type': 'qwen2',
-    'vocab_size': 151936,
-    'hidden_size': 4096,
-    'intermediate_size': 22016,
-    'num_hidden_layers': 32,
-    'num_attention_heads': 32,
-    'num_key_value_heads': 32,
-    'hidden_act': 'silu',
-    'rms_norm_eps': 1e-6,
-    'tie_word_embeddings': False,
-    'use_sliding_window': False,
+  "model_type": "qwen2",
+  "vocab_size": 151936,
+  "hidden_size": 4096,
+  "intermediate_size": 22016,
+  "num_hidden_layers": 32,
+  "num_attention_heads": 32,
+  "num_key_value_heads": 32,
+  "hidden_act": "silu",
+  "rms_norm_eps": 1e-6,
+  "tie_word_embeddings": False,
+  "use_sliding_window": False,
 }
 
 
@@ -111,15 +114,15 @@ class Attention(nnx.Module):
 
   def __init__(self, config: Qwen2Config, *, rngs: nnx.Rngs):
     sizes = dict(
-        d=config.hidden_size,
-        n=config.num_attention_heads,
-        k=config.num_key_value_heads,
-        h=config.head_dim,
+      d=config.hidden_size,
+      n=config.num_attention_heads,
+      k=config.num_key_value_heads,
+      h=config.head_dim,
     )
-    self.q = layers.Einsum('zd,dnh->znh', bias=True, rngs=rngs, **sizes)
-    self.k = layers.Einsum('zd,dkh->zkh', bias=True, rngs=rngs, **sizes)
-    self.v = layers.Einsum('zd,dkh->zkh', bias=True, rngs=rngs, **sizes)
-    self.o = layers.Einsum('znh,nhd->zd', rngs=rngs, **sizes)
+    self.q = layers.Einsum("zd,dnh->znh", bias=True, rngs=rngs, **sizes)
+    self.k = layers.Einsum("zd,dkh->zkh", bias=True, rngs=rngs, **sizes)
+    self.v = layers.Einsum("zd,dkh->zkh", bias=True, rngs=rngs, **sizes)
+    self.o = layers.Einsum("znh,nhd->zd", rngs=rngs, **sizes)
 
   def __call__(self, x, angles, mask, cache=None, start=None):
     """Output and the (keys, values) it attended to; with a cache x fills its slots from `start`."""
@@ -128,8 +131,8 @@ class Attention(nnx.Module):
     v = self.v(x)
     if cache is not None:
       k, v = (
-          jax.lax.dynamic_update_slice_in_dim(layers.split_like(old, new), new, start, axis=1)
-          for old, new in zip(cache, (k, v), strict=True)
+        jax.lax.dynamic_update_slice_in_dim(layers.split_like(old, new), new, start, axis=1)
+        for old, new in zip(cache, (k, v), strict=True)
       )
     y = layers.attend(q, k, v, mask)
     return self.o(y), (k, v)
@@ -140,9 +143,9 @@ class FeedForward(nnx.Module):
 
   def __init__(self, config: Qwen2Config, *, rngs: nnx.Rngs):
     sizes = dict(d=config.hidden_size, f=config.intermediate_size)
-    self.gate = layers.Einsum('zd,df->zf', rngs=rngs, **sizes)
-    self.up = layers.Einsum('zd,df->zf', rngs=rngs, **sizes)
-    self.down = layers.Einsum('zf,fd->zd', rngs=rngs, **sizes)
+    self.gate = layers.Einsum("zd,df->zf", rngs=rngs, **sizes)
+    self.up = layers.Einsum("zd,df->zf", rngs=rngs, **sizes)
+    self.down = layers.Einsum("zf,fd->zd", rngs=rngs, **sizes)
 
   def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -181,12 +184,12 @@ class Qwen2(nnx.Module):
     return layers.embed(self.embedding, ids, jnp.dtype(self.config.dtype))
 
   def __call__(
-      self,
-      x: Float[Array, "b t d"],
-      positions: Int[Array, "#b t"],
-      mask: Bool[Array, "b t"] | None = None,
+    self,
+    x: Float[Array, "b t d"],
+    positions: Int[Array, "#b t"],
+    mask: Bool[Array, "b t"] | None = None,
   ) -> Float[Array, "b t d"]:
-    """Hidden states after the final norm. `mask` marks valid tokens; the rest is never looked at."""
+    """Hidden states after the final norm; tokens where `mask` is false are never looked at."""
     config = self.config
     angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)
     visible = layers.causal_mask(x.shape[1], mask)
@@ -203,9 +206,9 @@ class Qwen2(nnx.Module):
     """Next-token logits, float32."""
     table = self.embedding if self.head is None else self.head
     kernel = layers.gathered(table, hidden.dtype)
-    out = layers.sharding_with(hidden, jax.typeof(kernel).sharding.spec[0], keep=-1)
+    out = layers.sharding_with(hidden, layers.axes_of(kernel)[0], keep=-1)
     return jnp.einsum(
-        '...d,vd->...v', hidden, kernel, preferred_element_type=jnp.float32, out_sharding=out
+      "...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32, out_sharding=out
     )
 
   def init_cache(self, batch: int, length: int) -> Cache:
@@ -215,17 +218,17 @@ class Qwen2(nnx.Module):
     return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
   def decode(
-      self,
-      x: Float[Array, "b t d"],
-      positions: Int[Array, "#b t"],
-      cache: Cache,
-      start: int | Int[Array, ""],
-      mask: Bool[Array, "b s"],
+    self,
+    x: Float[Array, "b t d"],
+    positions: Int[Array, "#b t"],
+    cache: Cache,
+    start: int | Int[Array, ""],
+    mask: Bool[Array, "b s"],
   ) -> tuple[Float[Array, "b t d"], Cache]:
     """Hidden states of t new tokens that fill cache slots start .. start + t - 1.
 
-    `mask` marks, over all s slots, those that hold a valid token once x is written. The whole prompt at
-    start = 0 is the prefill; one token at a time is decoding.
+    `mask` is false for slots of padding; slots past those of x may say anything. The whole prompt
+    at start = 0 is the prefill; one token at a time is decoding.
     """
     config = self.config
     angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)

@@ -16,6 +16,9 @@ from mixjax.search.trial import Trial
 # Two mixtures whose weights agree to this are the same one.
 SAME = 1e-9
 
+# A benchmark's prompts must be asked this often on average for a constant guess to be told.
+LEAST_ASKED = 3
+
 _WRITTEN_BY = {
   "atlas/card.json": "the atlas has not been built",
   "atlas/atlas.json": "the atlas has not been built",
@@ -87,9 +90,17 @@ class Evidence:
     return [path.read_bytes() if path.exists() else None for path in paths]
 
   @functools.cached_property
-  def prior(self) -> dict[str, float]:
-    """What the best constant guess to each prompt scores on a benchmark, 0-100."""
-    return answer_prior(benchmarks.read(self._existing("atlas/questions/benchmark.json")))
+  def prior(self) -> dict[str, float | None]:
+    """What the best constant guess to each prompt scores on a benchmark, 0-100.
+
+    None where prompts hardly repeat: a guess fitted to each single question tells nothing.
+    """
+    questions = benchmarks.read(self._existing("atlas/questions/benchmark.json"))
+    found = {}
+    for name, score in answer_prior(questions).items():
+      prompts = [q.prompt for q in questions if q.benchmark == name]
+      found[name] = score if len(prompts) >= LEAST_ASKED * len(set(prompts)) else None
+    return found
 
   @functools.cached_property
   def trials(self) -> list[Trial]:

@@ -210,10 +210,9 @@ def sights(name: str, model: str, seen: Mapping[str, Mapping[str, float]], prior
         color="#cccccc",
         lw=2,
       )
-    if prior:
-      axes.plot(
-        [prior[n] for n in names], at, "|", ms=11, mew=1.8, color="#222222", label="constant guess"
-      )
+    if told := [i for i, n in enumerate(names) if prior and prior[n] is not None]:
+      guesses = [prior[names[i]] for i in told]
+      axes.plot(guesses, told, "|", ms=11, mew=1.8, color="#222222", label="constant guess")
     for sight, scores in seen.items():
       marker, edge, face = looks[sight]
       axes.plot(
@@ -221,7 +220,7 @@ def sights(name: str, model: str, seen: Mapping[str, Mapping[str, float]], prior
       )
     axes.set_yticks(at, names)
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=-2)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("benchmark's own metric, 0–100")
     axes.set_title(model)

@@ -112,7 +112,7 @@ def spearman(name: str, found) -> Drawing:
 
 
 def correlation(value: float) -> str:
-  return f"{value:+.2f}".replace("-", "−").replace("0.", ".", 1)
+  return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−").replace("0.", ".", 1)
 
 
 def interactions(name: str, found) -> Drawing:

@@ -12,7 +12,7 @@ from etils import epath
 
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.recipes import figures, heatmaps, page, search_tables, sensitivity, tables
-from mixjax.recipes.evidence import Evidence, Missing
+from mixjax.recipes.evidence import LEAST_ASKED, Evidence, Missing
 
 LEAST_SKILL = 0.1  # of the quadratic fit, under which its pairs are not shown
 SHEET_BYTES = 1_500_000  # all contact sheets together, before base64 adds a third
@@ -153,7 +153,7 @@ def _sensitivity(evidence: Evidence) -> dict:
 def _curves(evidence: Evidence) -> dict:
   found = tables.curves(evidence.targets)
   if tables.RECIPE not in found:
-    raise Missing("The target runs kept no validation curve: target.curve_points was 0.")
+    raise Missing("The target runs kept no validation curve: target.curve_points is 0.")
   best = tables.headline(evidence.targets).baseline
   lines = tables.reached(evidence.targets)
   mark = next((line for line in lines if line.baseline == best), None)
@@ -175,10 +175,12 @@ def _sight(evidence: Evidence) -> dict:
   seen = {model: tables.seeing(targets, model) for model in models}
   names = [n for n in next(iter(seen[models[0]].values())) if n != tables.AVERAGE]
   if known:
-    known[tables.AVERAGE] = float(np.mean([known[n] for n in names]))
+    told = None not in known.values()
+    known[tables.AVERAGE] = float(np.mean([known[n] for n in names])) if told else None
   return {
     "seen": seen,
     "prior": known,
+    "least_asked": LEAST_ASKED,
     "names": [*names, tables.AVERAGE],
     "figures": [figures.sights(f"sight-{m}", m, scores, known) for m, scores in seen.items()],
     "apart": {m: "trained blind" in scores for m, scores in seen.items()},
@@ -208,7 +210,7 @@ def _signal(evidence: Evidence) -> dict:
 def _transfer(evidence: Evidence) -> dict:
   pairs = search_tables.ranked(evidence.targets)
   if len(pairs) < 3:
-    raise Missing("Proxy and target were not compared: search.correlation_mixtures was under 3.")
+    raise Missing("Proxy and target were not compared: correlation_mixtures is under 3.")
   agreement = sensitivity.rank_agreement(
     np.array([p.proxy for p in pairs]), np.array([p.target for p in pairs])
   )

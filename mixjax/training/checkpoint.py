@@ -47,7 +47,7 @@ class Checkpointer:
     self._manager.wait_until_finished()
     partial = self._folder / f"manifest-{step}.json.partial"
     partial.write_text(json.dumps(_digests(self._folder / str(step)), indent=1))
-    partial.rename(self._manifest(step))
+    partial.replace(self._manifest(step))
     for path in self._folder.glob("manifest-*.json"):
       if int(path.stem.split("-")[1]) not in self._manager.all_steps():
         path.unlink()

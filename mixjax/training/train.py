@@ -1,8 +1,8 @@
 """The loop: batches in, a trained model out, resumable at any moment with the same bits."""
 
+import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from mixjax.data.loader import Loader
 from mixjax.training import step as step_lib
 from mixjax.training.checkpoint import Checkpointer
+from mixjax.training.metric_writer import MetricWriter
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
 
 Params = PyTree[Float[Array, "..."]]
@@ -36,20 +37,6 @@ def compiled_step(graphdef: nnx.GraphDef, config: TrainConfig, loss_from: int):
   """(optimiser, jitted step): cached, so that all runs of one shape in a process share a program."""
   tx = make_optimizer(config.optimizer, config.steps)
   return tx, jax.jit(step_lib.train_step(graphdef, tx, loss_from), donate_argnums=0)
-
-
-def _truncate(path: epath.Path, step: int) -> None:
-  """Drops metric lines that the resumed run will write again."""
-  if path.exists():
-    lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    path.write_text("".join(line + "\n" for line in lines))
-
-
-def _step_of(line: str) -> float:
-  try:
-    return json.loads(line)["step"]
-  except (json.JSONDecodeError, KeyError):  # torn by a kill
-    return float("inf")
 
 
 def train(
@@ -76,10 +63,8 @@ def train(
   start = 0
   if checkpointer and (restored := checkpointer.restore(state)):
     start, state = restored
-  metrics_path = folder / "metrics.jsonl"
-  _truncate(metrics_path, start)
   losses = []
-  with open(metrics_path, "a" if start else "w") as log:
+  with contextlib.closing(MetricWriter(folder, start)) as writer:
     for i, batch in enumerate(loader.dataset(config.steps - start, start=start), start + 1):
       batch.pop("cell")
       state, metrics = step(state, batch)
@@ -90,13 +75,12 @@ def train(
         losses = []
         if not np.isfinite(loss):
           raise FloatingPointError(f"the loss is {loss} at step {i} of {folder}: lower the learning rate")
-        line = {"step": i, "loss": loss}
+        scalars = {"loss": loss}
+        if on_curve and config.curve_every and (i % config.curve_every == 0 or last):
+          scalars |= on_curve(i, state.params)
+        writer.write_scalars(i, scalars)
         if on_step:
           on_step(i, loss)
-        if on_curve and config.curve_every and (i % config.curve_every == 0 or last):
-          line |= on_curve(i, state.params)
-        log.write(json.dumps(line) + "\n")
-        log.flush()
       if checkpointer and (i % config.save_every == 0 or last):
         checkpointer.save(i, state)
         losses = []

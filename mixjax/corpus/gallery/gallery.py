@@ -179,14 +179,13 @@ def write(
   folder: epath.PathLike,
   seed: int = 0,
   scale: float = 1.0,
-  benchmark_pictures: int = 120,
-  validation_pictures: int = 80,
-  per_benchmark: int = 200,
+  per_benchmark: int = 150,
   workers: int = 2,
 ) -> dict:
   """Builds the gallery: `train.json`, `validation.json`, `benchmark.json`, images and a card.
 
-  `scale` multiplies the training pictures. Returns the card: counts a domain, which cells are
+  `scale` multiplies the training pictures; the benchmarks have `per_benchmark` questions each, in each
+  of the two held-out splits. Returns the card: counts a domain, which cells are
   useless or mislabelled, and a checksum over everything written. Kill-safe: the card is last.
   """
   folder = epath.Path(folder)
@@ -210,8 +209,9 @@ def write(
   train = render_all(train_counts, "train", seed, workers)
   save("train", train, rows(train, seed, mislabel=True))
   pictures["train"] = train_counts
-  for split, count in (("validation", validation_pictures), ("benchmark", benchmark_pictures)):
-    pictures[split] = dict.fromkeys(DOMAINS, count)
+  for split in ("validation", "benchmark"):
+    # A picture gives two or three questions, and each benchmark draws on several domains.
+    pictures[split] = dict.fromkeys(DOMAINS, max(8, round(0.8 * per_benchmark)))
     rendered = render_all(pictures[split], split, seed, workers)
     records = probes(rendered, per_benchmark, seed)
     used = {record["image"] for record in records}
@@ -224,5 +224,5 @@ def write(
   }  # fmt: skip
   partial = folder / "card.json.partial"
   partial.write_text(json.dumps(card, indent=1))
-  partial.rename(card_path)
+  partial.replace(card_path)
   return card

@@ -1,0 +1,47 @@
+"""Metrics of a run: `metrics.jsonl` always, and clu's own writers where TensorFlow is installed.
+
+clu.metric_writers imports TensorFlow, which a run does not need; so its interface is kept (write_scalars,
+flush, close) and its TensorBoard files come only when it can be imported.
+"""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+
+from etils import epath
+
+
+class MetricWriter:
+  """Appends one line a step to `folder/metrics.jsonl`; lines after `resume_from` are dropped first."""
+
+  def __init__(self, folder: epath.Path, resume_from: int = 0):
+    self._path = folder / "metrics.jsonl"
+    kept = []
+    if resume_from and self._path.exists():
+      kept = [line for line in self._path.read_text().splitlines() if _step(line) <= resume_from]
+    self._path.write_text("".join(f"{line}\n" for line in kept))
+    self._file = open(self._path, "a")
+    self._clu = None
+    if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
+      from clu import metric_writers
+
+      self._clu = metric_writers.create_default_writer(str(folder / "tensorboard"))
+
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """One line `{"step": ..., **scalars}`; at once on disk, so that a kill loses none before it."""
+    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    self._file.flush()
+    if self._clu:
+      self._clu.write_scalars(step, scalars)
+
+  def close(self) -> None:
+    self._file.close()
+    if self._clu:
+      self._clu.close()
+
+
+def _step(line: str) -> float:
+  try:
+    return json.loads(line)["step"]
+  except (json.JSONDecodeError, KeyError):  # torn by a kill
+    return float("inf")

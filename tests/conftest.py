@@ -1,0 +1,46 @@
+"""Eight fake devices for every test, shapes checked, and one finished tiny search shared by all."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_debug_key_reuse", True)
+# Shape annotations are enforced here and cost nothing in production.
+install_import_hook(("mixjax.models", "mixjax.training", "mixjax.data", "mixjax.search", "mixjax.atlas"), "beartype.beartype")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def run_main():
+  """Runs the front door in a process of its own, as a user would."""
+
+  def run(config, workdir, *flags, wait=True, check=True):
+    command = [sys.executable, "-m", "mixjax.main", f"--config={config}", f"--workdir={workdir}", *flags]
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    if not wait:
+      return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+      )
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if check:
+      assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+  return run
+
+
+@pytest.fixture(scope="session")
+def finished(run_main, tmp_path_factory):
+  """The workdir of `configs/search.py:tiny`."""
+  workdir = tmp_path_factory.mktemp("finished")
+  run_main("configs/search.py:tiny", workdir)
+  return workdir

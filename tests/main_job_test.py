@@ -1,0 +1,117 @@
+"""The main job as a user runs it: tiny budgets, real parts, real kills."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from mixjax.evals.benchmarks import BENCHMARKS
+from mixjax.recipes import recipe as recipe_lib
+
+
+def snapshot(folder):
+  return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*.json")}
+
+
+def test_it_leaves_a_recipe_a_study_and_a_report(finished):
+  recipe = recipe_lib.load(finished / "recipe.json")
+  assert sum(recipe["weights"].values()) == pytest.approx(1)
+  manifest = json.loads((finished / "atlas" / "cells" / "manifest.json").read_text())
+  assert set(recipe["weights"]) == set(manifest["cells"])
+  empty = [cell for cell, entry in manifest["cells"].items() if not entry["rows"]]
+  assert all(recipe["weights"][cell] == 0 for cell in empty)
+  assert recipe["objective"]["sd"] > 0
+  trials = sorted((finished / "study" / "trials").iterdir())
+  for trial in trials:
+    scores = json.loads((trial / "scores.json").read_text())
+    assert set(scores) == set(BENCHMARKS)
+  html = (finished / "report.html").read_text()
+  assert "http-equiv=\"refresh\"" not in html and all(name in html for name in BENCHMARKS)
+
+
+def test_every_contender_is_trained_on_the_target_with_the_same_seeds(finished):
+  runs = json.loads((finished / "targets.json").read_text())["runs"]
+  seeds = {r["name"]: r["seed"] for r in runs if r["group"] == "target"}
+  assert set(seeds) >= {"uniform", "natural", "random", "regmix", "mixatlas", "matched"}
+  assert len(set(seeds.values())) == 1
+  parameters = {r["group"]: r["parameters"] for r in runs}
+  assert parameters["target"] >= 4 * parameters["proxy"]
+  for r in runs:
+    for cell in r["counts"].values():
+      assert abs(cell["realised"] - cell["requested"]) < 1
+
+
+def test_a_second_run_trains_nothing(finished, run_main):
+  before = snapshot(finished / "study") | snapshot(finished / "targets")
+  report = (finished / "report.html").read_bytes()
+  run_main("configs/search.py:tiny", finished)
+  assert snapshot(finished / "study") | snapshot(finished / "targets") == before
+  assert (finished / "report.html").read_bytes() == report
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_recipe(finished, run_main, tmp_path):
+  """Bit for bit what the undisturbed run found: recipe, scores of every trial, targets."""
+  chance = random.Random(0)
+  for kill_after in (8 + 10 * chance.random() for _ in range(3)):
+    process = run_main("configs/search.py:tiny", tmp_path, wait=False)
+    try:
+      process.wait(kill_after)
+    except subprocess.TimeoutExpired:
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+      time.sleep(0.5)  # the workers end with their parent
+  run_main("configs/search.py:tiny", tmp_path)
+  assert (tmp_path / "recipe.json").read_bytes() == (finished / "recipe.json").read_bytes()
+  for name in ("mixture.json", "scores.json"):
+    here = sorted(tmp_path.glob(f"study/trials/*/{name}"))
+    there = sorted(finished.glob(f"study/trials/*/{name}"))
+    assert [p.read_bytes() for p in here] == [p.read_bytes() for p in there]
+
+  def scores(folder):
+    runs = json.loads((folder / "targets.json").read_text())["runs"]
+    return {(r["group"], r["name"], r["seed"]): (r["scores"], r["curve"]) for r in runs}
+
+  assert scores(tmp_path) == scores(finished)
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, run_main):
+  done = run_main("configs/search.py:tiny,seed=1", finished, check=False)
+  assert done.returncode == 2
+  assert "seed: 0 there, 1 asked for" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ("configs/search.py:tinny", "unknown config argument 'tinny'"),
+    ("configs/atlas.py:corpus=/none.json,questions=/none", "no corpus at /none.json"),
+    ("configs/train.py:atlas=/none", "no cells in /none"),
+  ],
+)
+def test_bad_input_ends_with_one_clear_line(run_main, tmp_path, config, message):
+  done = run_main(config, tmp_path / "w", check=False)
+  assert done.returncode != 0 and message in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("weights", "message"),
+  [
+    ({"no-such/vqa": 1.0}, "no-such/vqa"),
+    ({"first": 0.7}, "sum"),
+    ({"first": -0.5, "second": 1.5}, "negative"),
+    ({"first": float("nan"), "second": 1.0}, "nan"),
+  ],
+)
+def test_a_bad_mixture_is_named(finished, run_main, tmp_path, weights, message):
+  manifest = json.loads((finished / "atlas" / "cells" / "manifest.json").read_text())
+  filled = [cell for cell, entry in manifest["cells"].items() if entry["rows"]]
+  names = {"first": filled[0], "second": filled[1]}
+  path = tmp_path / "mixture.json"
+  path.write_text(json.dumps({names.get(k, k): w for k, w in weights.items()}))
+  config = f"configs/train.py:atlas={finished / 'atlas'},mixture={path},samples=64"
+  done = run_main(config, tmp_path / "w", check=False)
+  assert done.returncode == 2
+  assert message in done.stderr.lower()
