@@ -90,7 +90,7 @@ class World:
   @functools.lru_cache(maxsize=4)
   def start(self, model: str):
     """(graphdef, params) of a checkpoint without its vision tower, whose features are cached."""
-    return nnx.split(hf.load_llava(model, tower=False))
+    return nnx.split(hf.load_llava(model, tower=False, unroll=True))
 
   def run(self, spec: TrialSpec, on_step: Callable[[int, float], None] | None = None) -> dict:
     """Trains and scores; returns what `result.json` holds. A finished trial is only read."""

@@ -254,7 +254,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text=" ".join(words),
     things=things,
     questions=_questions(rng, kind, bars, everywhere),
-    probes=_probes(rng, kind, bars, not many) if held_out else (),
+    probes=_probes(rng, kind, bars, not many),
   )
 
 

@@ -262,7 +262,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text="",
     things=things,
     questions=_questions(rng, placement),
-    probes=_probes(rng, placement, boxes) if held_out else (),
+    probes=_probes(rng, placement, boxes),
   )
 
 

@@ -220,7 +220,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
       (ask.is_there("return"), "yes" if there else "no"),
       (ask.KIND_QUESTION, "code"),
     ),
-    probes=_probes(rng, program) if held_out else (),
+    probes=_probes(rng, program),
   )
 
 

@@ -269,7 +269,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text=" ".join(words),
     things=tuple(Thing(w, b) for w, b in zip(lines[:3], boxes[:3], strict=True)),
     questions=_questions(rng, words, lines, paper),
-    probes=_probes(rng, kind, lines, headline) if held_out else (),
+    probes=_probes(rng, kind, lines, headline),
   )
 
 

@@ -199,6 +199,24 @@ def _relation_probes(
   ]
 
 
+def _pair_probes(
+  things: Sequence[Thing], names: Sequence[str], rng: np.random.Generator
+) -> list[Probe]:
+  """Two emoji anywhere: the relation along the axis on which they lie further apart, and a box."""
+  centers = np.array([[t.box[0] + t.box[2], t.box[1] + t.box[3]] for t in things]) / 2
+  axis = int(np.argmax(np.abs(centers[0] - centers[1])))
+  first, second = sorted(range(2), key=lambda i: centers[i, axis])
+  before = bool(rng.integers(2))
+  answer, anchor = (things[i].label for i in ((first, second) if before else (second, first)))
+  words = (("below", "above"), ("right of", "left of"))[axis][before]
+  offered = ask.choices(answer, [n for n in names if n != anchor], rng)
+  target = things[rng.integers(2)]
+  return [
+    Probe("relations", ask.what_is(words, anchor), answer, offered),
+    Probe("grounding", ask.where_is(target.label), tasks.write_box(target.box)),
+  ]
+
+
 def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
   """A scene of the bundle's artworks; see the module's docstring for the two styles."""
   bundle = dict(bundles()[int(source)])
@@ -230,12 +248,13 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     probes.append(Probe("counting", ask.how_many(kinds[0]), str(kinds.count(kinds[0]))))
   elif held_out:
     probes += _relation_probes(things, names, rng)
+  elif len(things) == len(set(kinds)) == 2:
+    probes += _pair_probes(things, names, rng)
   caption = _caption(things, color)
-  if held_out:
-    offered = _other_captions(things, color, names, rng)
-    fits = Probe("breadth", ask.CAPTION_QUESTION, caption, ask.choices(caption, offered, rng))
-    kind = Probe("breadth", ask.KIND_QUESTION, "emoji", ask.choices("emoji", ask.KINDS, rng))
-    probes.append(fits if rng.integers(2) else kind)
+  offered = _other_captions(things, color, names, rng)
+  fits = Probe("breadth", ask.CAPTION_QUESTION, caption, ask.choices(caption, offered, rng))
+  kind = Probe("breadth", ask.KIND_QUESTION, "emoji", ask.choices("emoji", ask.KINDS, rng))
+  probes.append(fits if rng.integers(2) else kind)
   return Picture(
     source=source,
     image=canvas.finish(page),

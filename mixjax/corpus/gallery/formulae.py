@@ -217,7 +217,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text=text,
     things=tuple(Thing(label, fonts.share(pen.extents[n])) for n, label in labels.items()),
     questions=_questions(rng, formula, color, stacked),
-    probes=_probes(rng, formula) if held_out else (),
+    probes=_probes(rng, formula),
   )
 
 

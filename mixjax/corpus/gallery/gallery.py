@@ -1,8 +1,9 @@
 """The embedded corpus: real visual domains under five tasks, written as LLaVA json beside an image folder.
 
 Flow: each domain's raw material is dealt to four splits that share none of it; pictures are rendered
-from it; every picture becomes a row per task (VQA: a row per question); some cells are made
-useless or mislabelled, as in any real corpus. The benchmarks ask what no training row asks.
+from it; every picture becomes a row per task (VQA: two questions); some cells are made useless or
+mislabelled, as in any real corpus. The benchmarks show fonts, layouts, composites and ranges that no
+training cell holds, on sources that no training cell holds, and one asks what none of them asks.
 """
 
 import concurrent.futures
@@ -20,6 +21,7 @@ from PIL import Image
 
 from mixjax.corpus import tasks
 from mixjax.corpus.gallery import (
+  ask,
   charts,
   chess_boards,
   code,
@@ -51,6 +53,9 @@ TRAIN_PICTURES = {
   "photos": 1200, "emoji": 1000, "satellite": 800, "relief": 500, "molecules": 400,
   "documents": 300, "chess": 260, "charts": 220, "code": 180, "formulae": 160, "handwriting": 140,
 }  # fmt: skip
+
+# VQA rows a picture; which of its questions they ask is left to chance.
+QUESTIONS = 2
 
 # Labels of another picture of the same domain: (domain, task) -> share of its rows.
 MISLABELLED = {
@@ -94,9 +99,10 @@ def render(domain_name: str, split: str, count: int, seed: int) -> list[Rendered
   """`count` pictures of one domain and split; the sources take turns. Same arguments, same bytes."""
   domain = DOMAINS[domain_name]
   sources = split_sources(domain)[split]
-  held_out = split in ("validation", "benchmark")
   rendered = []
   for i in range(count):
+    # Like the web that CLIP has seen, the pretrain split holds every style; the training cells do not.
+    held_out = split in ("validation", "benchmark") or (split == "pretrain" and i % 2 == 1)
     source = sources[i % len(sources)]
     entropy = zlib.crc32(f"{domain_name}:{split}:{source}".encode())
     rng = np.random.default_rng([seed, entropy, i // len(sources)])
@@ -118,20 +124,32 @@ def render_all(counts: dict[str, int], split: str, seed: int, workers: int) -> l
 
 
 def answers(picture: Picture) -> Iterator[tuple[str, str, str]]:
-  """(task, prompt, answer) of every row that a picture gives."""
+  """(task, prompt, answer) of every row that a picture can give.
+
+  What breadth asks, and which caption fits, is left to the benchmarks alone.
+  """
   yield tasks.CAPTION, tasks.PROMPTS[tasks.CAPTION], picture.caption
   yield tasks.OCR, tasks.PROMPTS[tasks.OCR], picture.text or tasks.NO_TEXT
   yield tasks.GROUNDED, tasks.PROMPTS[tasks.GROUNDED], picture.grounded
   yield tasks.DETECTION, tasks.PROMPTS[tasks.DETECTION], picture.detection
   for question, answer in picture.questions:
     yield tasks.VQA, question, answer
+  for probe in picture.probes:
+    if probe.benchmark != "breadth" and probe.prompt != ask.CAPTION_QUESTION:
+      yield tasks.VQA, probe.prompt, probe.answer
 
 
 def rows(rendered: list[Rendered], seed: int, mislabel: bool) -> list[dict]:
   """LLaVA rows of a split. Where a cell is mislabelled, its answers come from other pictures."""
   out = []
   for r in rendered:
-    for i, (task, prompt, answer) in enumerate(answers(r.picture)):
+    found = list(answers(r.picture))
+    asked = [i for i, (task, _, _) in enumerate(found) if task == tasks.VQA]
+    rng = np.random.default_rng([seed, zlib.crc32(r.name.encode())])
+    skipped = set(rng.permutation(asked)[QUESTIONS:])
+    for i, (task, prompt, answer) in enumerate(found):
+      if i in skipped:
+        continue
       out.append({
         "id": f"{r.name.removesuffix('.png')}/{task}{i}",
         "image": r.name,

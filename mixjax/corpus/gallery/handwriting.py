@@ -189,7 +189,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text=" ".join(t.label for t in things),
     things=tuple(things[:3]),
     questions=_questions(things, paper, rng, in_line=not held_out),
-    probes=_probes(things, ink, paper, rng) if held_out else (),
+    probes=_probes(things, ink, paper, rng),
   )
 
 

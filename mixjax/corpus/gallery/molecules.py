@@ -219,7 +219,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text=" ".join(letters[t.label] for t in things),
     things=things,
     questions=_questions(things, rng),
-    probes=_probes(things, rings, rng) if held_out else (),
+    probes=_probes(things, rings, rng),
   )
 
 

@@ -228,7 +228,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
       (ask.is_there(asked[rng.integers(len(asked))]), "yes" if yes else "no"),
       (ask.what_color("photo"), look[1]),
     ),
-    probes=_probes(source, things, look, rng) if held_out else (),
+    probes=_probes(source, things, look, rng),
   )
 
 

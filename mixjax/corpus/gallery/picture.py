@@ -37,8 +37,8 @@ class Picture:
   caption: str
   text: str  # what can be read in it, in raster order; "" when nothing can
   things: tuple[Thing, ...]
-  questions: tuple[tuple[str, str], ...]  # (question, answer) of the kinds that training may show
-  probes: tuple[Probe, ...] = ()  # questions of the kinds kept for the benchmarks
+  questions: tuple[tuple[str, str], ...]  # (question, answer) for training alone
+  probes: tuple[Probe, ...] = ()  # what the benchmarks ask
 
   @property
   def grounded(self) -> str:
@@ -58,7 +58,7 @@ class Domain:
 
   `sources()` lists raw material (an image file, a table, a text, a molecule, a position) in a fixed
   order; the gallery gives each to exactly one split. `held_out` asks for the styles and ranges kept
-  for benchmarks (other fonts, layouts, composites, counts) and for `probes`.
+  for benchmarks: other fonts, layouts, composites, counts.
   """
 
   name: str

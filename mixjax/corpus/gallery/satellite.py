@@ -140,7 +140,7 @@ def render(source: str, rng: np.random.Generator, held_out: bool) -> Picture:
     text="",
     things=tuple(Thing(n, maps.region(masks[n])) for n in names[:3]),
     questions=_questions(masks, names, rng),
-    probes=_probes(masks, names, where, caption, rng) if held_out else (),
+    probes=_probes(masks, names, where, caption, rng),
   )
 
 
