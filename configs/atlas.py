@@ -1,8 +1,9 @@
 """Reads a corpus, embeds it, clusters it into named concepts and writes the cells.
 
-  python -m mixjax.main --config=configs/atlas.py --workdir=RUN                 # the gallery: about a minute
-  python -m mixjax.main --config=configs/atlas.py:corpus=train.json,questions=FOLDER --workdir=RUN
+  python -m mixjax.main --config=configs/atlas.py --workdir=RUN
+  python -m mixjax.main --config=configs/atlas.py:corpus=train.json,questions=DIR --workdir=RUN
 
+The first takes the gallery and about a minute; the second a corpus of your own.
 Afterwards RUN/atlas/atlas.json holds the names: edit them there, before any search.
 """
 

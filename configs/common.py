@@ -22,5 +22,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
       try:
         values[key] = kind(text)
       except ValueError as error:
-        raise ValueError(f"config argument {key}={text!r} is not of type {kind.__name__}") from error
+        raise ValueError(
+          f"config argument {key}={text!r} is not of type {kind.__name__}"
+        ) from error
   return values

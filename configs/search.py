@@ -1,9 +1,10 @@
 """The main job on the gallery: search on cheap proxies, a recipe, target runs, a report.
 
-  python -m mixjax.main --config=configs/search.py --workdir=RUN         # about 8 minutes on 2 cores
-  python -m mixjax.main --config=configs/search.py:full --workdir=RUN    # the README's table: about an hour
+  python -m mixjax.main --config=configs/search.py --workdir=RUN
+  python -m mixjax.main --config=configs/search.py:full --workdir=RUN
 
-A corpus of your own: `configs/search.py:corpus=train.json,questions=FOLDER,checkpoints=FOLDER`.
+The first is what launch/quickstart.sh runs; the second makes the README's table, within an hour on
+2 cores. A corpus of your own: `configs/search.py:corpus=train.json,questions=DIR,checkpoints=DIR`.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,14 @@ from configs.common import parse_arg
 def get_config(arg: str | None = None) -> ConfigDict:
   """full: larger budgets and 3 target seeds; tiny: a minute, for tests."""
   args = parse_arg(
-    arg, gallery=False, full=False, tiny=False, seed=0, corpus="gallery", questions="", checkpoints=""
+    arg,
+    gallery=False,
+    full=False,
+    tiny=False,
+    seed=0,
+    corpus="gallery",
+    questions="",
+    checkpoints="",
   )
   checkpoints = args["checkpoints"] or "mixjax/standins"
   config = dict(
@@ -29,8 +37,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     top=16,
     floor=0.1,
     atlas=dict(
-      corpus=args["corpus"], questions=args["questions"], checkpoints=args["checkpoints"], concepts=10,
-      seed=args["seed"], gallery_scale=1.0, per_benchmark=150, workers=2,
+      corpus=args["corpus"], questions=args["questions"], checkpoints=args["checkpoints"],
+      concepts=10, seed=args["seed"], gallery_scale=1.0, per_benchmark=150, workers=2,
     ),
     # runs: proxies a method may spend on the axis
     axes=dict(

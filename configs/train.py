@@ -1,6 +1,6 @@
 """Trains one model on a recipe or a named mixture, over the cells of an atlas.
 
-  python -m mixjax.main --config=configs/train.py:atlas=RUN/atlas,mixture=RUN/recipe.json --workdir=OUT
+  python -m mixjax.main --config=configs/train.py:atlas=RUN/atlas,mixture=recipe.json --workdir=OUT
 
 The gallery's proxy: about 5 seconds. `model=target` (5 times the parameters): about a minute.
 """

@@ -1,4 +1,7 @@
-"""The front door: `python -m mixjax.main --config=configs/NAME.py[:key=value,...] --workdir=DIR`."""
+"""The front door of every job.
+
+python -m mixjax.main --config=configs/NAME.py[:key=value,...] --workdir=DIR
+"""
 
 import contextlib
 import ctypes
@@ -16,8 +19,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written, an
 def keep_freed_memory() -> None:
   """Tells glibc to keep the memory that a train step frees for the next step, not to hand it back.
 
-  XLA on a CPU allocates its temporaries anew each step; the page faults otherwise cost a tiny model more
-  than half its speed. Elsewhere than on glibc this does nothing.
+  XLA on a CPU allocates its temporaries anew each step; the page faults otherwise cost a tiny model
+  more than half its speed. Elsewhere than on glibc this does nothing.
   """
   trim_threshold, mmap_max, arena_max = -1, -4, -8  # of malloc.h
   with contextlib.suppress(OSError, AttributeError):
@@ -28,7 +31,9 @@ def keep_freed_memory() -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Hands over to the job that the config names. Bad input ends with one clear line and status 2."""
+  """Hands over to the job that the config names. Bad input ends with one clear line and status
+  2.
+  """
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments {argv[1:]}: everything is a flag")
   logging.set_verbosity(logging.WARNING)  # jobs report through mixjax.progress

@@ -12,8 +12,7 @@ SPACE = Space.simplex("five", list("abcde"))
 POOL = candidates(SPACE, 300, 0)
 RUNS = 12
 SCORES = POOL[:RUNS, 0] - POOL[:RUNS, 1] ** 2
-SURROGATE = condition(
-  Observations(POOL[:RUNS], SCORES), SPACE, Hyperparameters((0.6,), 1.0, 0.1))
+SURROGATE = condition(Observations(POOL[:RUNS], SCORES), SPACE, Hyperparameters((0.6,), 1.0, 0.1))
 UNSEEN = POOL[RUNS:]
 
 
@@ -30,6 +29,7 @@ def test_the_first_choice_is_the_papers():
 @pytest.mark.parametrize("pending", [None, UNSEEN[[7, 7, 200]]])
 def test_a_batch_is_what_refitting_with_hallucinated_runs_would_choose(pending):
   """GP-BUCB by its definition: each choice is added as a run at its predicted mean."""
+
   def refitted(mixtures):
     standardised = (SCORES - SURROGATE.center) / SURROGATE.scale
     model = GaussianProcessRegressor(Matern(0.6, nu=2.5), alpha=0.1**2 + JITTER, optimizer=None)

@@ -14,8 +14,11 @@ def test_arguments_take_the_type_of_their_default():
 
 @pytest.mark.parametrize(
   ("arg", "message"),
-  [("sampels=3", "unknown config argument 'sampels'; known: full, samples"),
-   ("samples=many", "is not of type int"), ("full=maybe", "true or false")],
+  [
+    ("sampels=3", "unknown config argument 'sampels'; known: full, samples"),
+    ("samples=many", "is not of type int"),
+    ("full=maybe", "true or false"),
+  ],
 )
 def test_a_typo_is_named(arg, message):
   with pytest.raises(ValueError, match=message):

@@ -14,7 +14,10 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_debug_key_reuse", True)
 # Shape annotations are enforced here and cost nothing in production.
-install_import_hook(("mixjax.models", "mixjax.training", "mixjax.data", "mixjax.search", "mixjax.atlas"), "beartype.beartype")
+install_import_hook(
+  ("mixjax.models", "mixjax.training", "mixjax.data", "mixjax.search", "mixjax.atlas"),
+  "beartype.beartype",
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -24,7 +27,14 @@ def run_main():
   """Runs the front door in a process of its own, as a user would."""
 
   def run(config, workdir, *flags, wait=True, check=True):
-    command = [sys.executable, "-m", "mixjax.main", f"--config={config}", f"--workdir={workdir}", *flags]
+    command = [
+      sys.executable,
+      "-m",
+      "mixjax.main",
+      f"--config={config}",
+      f"--workdir={workdir}",
+      *flags,
+    ]
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     if not wait:
       return subprocess.Popen(

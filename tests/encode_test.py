@@ -55,9 +55,7 @@ def test_a_row_without_an_image_keeps_the_images_places(encoder):
   assert not np.any(blind["ids"] == encoder.image_id)
   assert not np.any(blind["mask"][:P])
   assert blind["mask"][P]
-  np.testing.assert_array_equal(
-    blind["ids"][blind["loss_mask"]], seen["ids"][seen["loss_mask"]]
-  )
+  np.testing.assert_array_equal(blind["ids"][blind["loss_mask"]], seen["ids"][seen["loss_mask"]])
   assert np.flatnonzero(blind["loss_mask"])[0] > P
   assert blind["mask"].sum() == seen["mask"].sum() - P - 1  # the line break after the image
 

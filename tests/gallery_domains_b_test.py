@@ -99,7 +99,9 @@ def test_pictures_keep_their_promises(domain, held_out):
 @each_domain
 def test_the_breadth_questions_are_asked_by_no_training_question(domain):
   trained = {q for p in renders(domain, 300, False) for q, _ in p.questions}
-  breadth = {x.prompt for p in renders(domain, 300, True) for x in p.probes if x.benchmark == "breadth"}
+  breadth = {
+    x.prompt for p in renders(domain, 300, True) for x in p.probes if x.benchmark == "breadth"
+  }
   assert breadth and not trained & breadth
 
 

@@ -59,7 +59,9 @@ def test_every_picture_has_all_five_tasks():
 
 
 def test_no_benchmark_is_a_training_cell():
-  """Other sources in other styles, so no picture in common; and breadth is asked in no training row."""
+  """Other sources in other styles, so no picture in common; and breadth is asked in no training
+  row.
+  """
   for name, domain in gallery.DOMAINS.items():
     trained = gallery.render(name, "train", 60, seed=0)
     prompts = {prompt for r in trained for _, prompt, _ in gallery.answers(r.picture)}
@@ -82,10 +84,13 @@ def test_the_pretrain_split_alone_mixes_both_styles():
 
 
 def test_same_seed_same_bytes_whatever_the_workers(small, tmp_path):
-  folder, card = small
+  _, card = small
   again = gallery.write(tmp_path, **SMALL, workers=2)
   assert again["sha256"] == card["sha256"] == SHA256
-  assert gallery.write(tmp_path / "other", **(SMALL | {"seed": 1}), workers=0)["sha256"] != card["sha256"]
+  assert (
+    gallery.write(tmp_path / "other", **(SMALL | {"seed": 1}), workers=0)["sha256"]
+    != card["sha256"]
+  )
 
 
 def test_a_finished_gallery_is_not_built_again(small):
@@ -118,7 +123,9 @@ def test_mislabelled_cells_hold_other_pictures_answers(small):
   }
   wrong = {key for key in said if said[key] != true[key]}
   cells = {tuple(key.split("/")[1:]) for key in wrong}
-  assert wrong and {(c[0].rsplit("-", 1)[0], c[1].rstrip("0123456789")) for c in cells} <= set(gallery.MISLABELLED)
+  assert wrong and {(c[0].rsplit("-", 1)[0], c[1].rstrip("0123456789")) for c in cells} <= set(
+    gallery.MISLABELLED
+  )
 
 
 def test_sizes_are_skewed():

@@ -202,7 +202,9 @@ def test_mapped_features_are_referred_to_and_others_kept(encoder, tmp_path):
   np.save(tmp_path / "features.npy", FEATURES)
   mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
   for name, features, copied in (
-    ("mapped", mapped, False), ("memory", FEATURES, True), ("part", mapped[::-1], True)
+    ("mapped", mapped, False),
+    ("memory", FEATURES, True),
+    ("part", mapped[::-1], True),
   ):
     (tmp_path / name).mkdir()
     build(tmp_path / name, encoder, features=features)

@@ -29,7 +29,7 @@ def test_it_leaves_a_recipe_a_study_and_a_report(finished):
     scores = json.loads((trial / "scores.json").read_text())
     assert set(scores) == set(BENCHMARKS)
   html = (finished / "report.html").read_text()
-  assert "http-equiv=\"refresh\"" not in html and all(name in html for name in BENCHMARKS)
+  assert 'http-equiv="refresh"' not in html and all(name in html for name in BENCHMARKS)
 
 
 def test_every_contender_is_trained_on_the_target_with_the_same_seeds(finished):

@@ -12,7 +12,13 @@ def test_exact_match_ignores_case_and_spacing_only():
 
 @pytest.mark.parametrize(
   ("said", "answer", "score"),
-  [("kitten", "sitting", 1 - 3 / 7), ("abcd", "abcd", 1), ("ab", "abcde", 0), ("", "", 1), ("x", "y", 0)],
+  [
+    ("kitten", "sitting", 1 - 3 / 7),
+    ("abcd", "abcd", 1),
+    ("ab", "abcde", 0),
+    ("", "", 1),
+    ("x", "y", 0),
+  ],
 )
 def test_anls_of_known_pairs(said, answer, score):
   assert metrics.anls(said, answer) == pytest.approx(score)

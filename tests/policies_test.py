@@ -120,11 +120,17 @@ def test_top_averages_and_floor_lifts():
   assert flat.observed is None and flat.sd > 0
 
 
-@pytest.mark.parametrize("policy", [
-  MixAtlas, BestOfRandom, RegMix, Uniform,
-  lambda s: MixAtlas(s, recommend_by="observed"),
-  lambda s: RegMix(s, recommend_by="top", top=7),
-])
+@pytest.mark.parametrize(
+  "policy",
+  [
+    MixAtlas,
+    BestOfRandom,
+    RegMix,
+    Uniform,
+    lambda s: MixAtlas(s, recommend_by="observed"),
+    lambda s: RegMix(s, recommend_by="top", top=7),
+  ],
+)
 def test_the_floor_of_the_space_binds_every_answer(policy):
   space = make_space(floor=0.3)
   policy = policy(space)
@@ -161,8 +167,10 @@ def test_seeds_and_choices_can_share_a_batch():
 def test_only_runs_of_the_highest_fidelity_count():
   runs = search(BestOfRandom(SPACE), 12, 12, 0)
   mixed = Observations(
-    np.concatenate([runs.mixtures, runs.mixtures]), np.concatenate([runs.scores, -9 * runs.scores]),
-    fidelity=np.repeat([1.0, 0.1], 12))
+    np.concatenate([runs.mixtures, runs.mixtures]),
+    np.concatenate([runs.scores, -9 * runs.scores]),
+    fidelity=np.repeat([1.0, 0.1], 12),
+  )
   for policy in POLICIES.values():
     np.testing.assert_array_equal(policy.ask(mixed, 3, 0), policy.ask(runs, 3, 0))
     np.testing.assert_array_equal(policy.recommend(mixed).mixture, policy.recommend(runs).mixture)

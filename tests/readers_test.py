@@ -24,7 +24,10 @@ def test_reads_a_llava_row(tmp_path):
 
 
 def test_the_task_follows_from_the_field_or_the_instruction(tmp_path):
-  said = [{"from": "human", "value": "<image>\nDetect all objects."}, {"from": "gpt", "value": "cat"}]
+  said = [
+    {"from": "human", "value": "<image>\nDetect all objects."},
+    {"from": "gpt", "value": "cat"},
+  ]
   path = write(tmp_path, [row(task="ocr"), row(conversations=said)])
   assert [e.task for e in readers.llava(path)] == ["ocr", "detection"]
 

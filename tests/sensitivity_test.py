@@ -8,12 +8,15 @@ RNG = np.random.default_rng(0)
 NAMES = ("a", "b", "c", "d")
 WEIGHTS = RNG.dirichlet(np.ones(4), 60)
 BENCHMARKS = ("linear", "pair", "noise", "constant")
-SCORES = np.stack([
-  2 * WEIGHTS[:, 0] + 0.05 * RNG.normal(size=60),
-  8 * WEIGHTS[:, 1] * WEIGHTS[:, 2] + 0.02 * RNG.normal(size=60),
-  RNG.normal(size=60),
-  np.full(60, 0.25),
-], axis=1)
+SCORES = np.stack(
+  [
+    2 * WEIGHTS[:, 0] + 0.05 * RNG.normal(size=60),
+    8 * WEIGHTS[:, 1] * WEIGHTS[:, 2] + 0.02 * RNG.normal(size=60),
+    RNG.normal(size=60),
+    np.full(60, 0.25),
+  ],
+  axis=1,
+)
 
 
 def test_the_map_equals_scipy():
@@ -39,8 +42,13 @@ def test_p_values_tell_signal_from_noise():
 
 def test_under_the_null_one_map_in_twenty_has_a_small_p():
   rng = np.random.default_rng(1)
-  small = [correlate(rng.dirichlet(np.ones(4), 15), rng.normal(size=(15, 2)), NAMES, "xy",
-                     permutations=99, seed=i).p_map.min() <= 0.05 for i in range(200)]
+  small = [
+    correlate(
+      rng.dirichlet(np.ones(4), 15), rng.normal(size=(15, 2)), NAMES, "xy", permutations=99, seed=i
+    ).p_map.min()
+    <= 0.05
+    for i in range(200)
+  ]
   assert 0.01 <= np.mean(small) <= 0.10
 
 

@@ -16,8 +16,9 @@ SPACES = {
 
 def test_a_task_recipe_samples_concepts_uniformly_and_a_concept_recipe_tasks():
   cells = SPACES["task"].cells([0.25, 0.75])
-  assert cells == pytest.approx({f"{c}/{t}": w / 3 for c in CONCEPTS
-                                 for t, w in (("caption", 0.25), ("ocr", 0.75))})
+  assert cells == pytest.approx(
+    {f"{c}/{t}": w / 3 for c in CONCEPTS for t, w in (("caption", 0.25), ("ocr", 0.75))}
+  )
   cells = SPACES["concept"].cells([0.5, 0.3, 0.2])
   assert cells["maps/ocr"] == pytest.approx(0.25) and cells["faces/caption"] == pytest.approx(0.1)
 
@@ -44,14 +45,17 @@ def test_weight_on_empty_cells_alone_is_an_error():
     space.cells([0.0, 1.0])
 
 
-@pytest.mark.parametrize(("points", "message"), [
-  ([[0.5, 0.6]], "mixture 0: its task weights sum to 1.1"),
-  ([[0.5, 0.5], [-0.1, 1.1]], "mixture 1: weight of 'caption' is -0.1"),
-  ([[np.nan, 1.0]], "'caption' is nan"),
-  ([[np.inf, 0.0]], "'caption' is inf"),
-  ([[0.2, 0.3, 0.5]], "shape"),
-  ([0.5, 0.5], "shape"),
-])
+@pytest.mark.parametrize(
+  ("points", "message"),
+  [
+    ([[0.5, 0.6]], "mixture 0: its task weights sum to 1.1"),
+    ([[0.5, 0.5], [-0.1, 1.1]], "mixture 1: weight of 'caption' is -0.1"),
+    ([[np.nan, 1.0]], "'caption' is nan"),
+    ([[np.inf, 0.0]], "'caption' is inf"),
+    ([[0.2, 0.3, 0.5]], "shape"),
+    ([0.5, 0.5], "shape"),
+  ],
+)
 def test_points_off_the_simplex_are_named(points, message):
   with pytest.raises(ValueError, match=message):
     SPACES["task"].check(points)
@@ -67,13 +71,16 @@ def test_names_go_both_ways_and_strangers_are_refused():
     space.from_dict(space.as_dict(point) | {"cats": 0.0})
 
 
-@pytest.mark.parametrize("arguments", [
-  dict(concepts=("ocr", "maps"), tasks=TASKS),  # the same name on two axes
-  dict(concepts=("a/b",), tasks=TASKS),
-  dict(concepts=(), tasks=TASKS),
-  dict(concepts=CONCEPTS, tasks=TASKS, empty={"maps/vqa"}),
-  dict(concepts=CONCEPTS, tasks=TASKS, floor=1.5),
-])
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    dict(concepts=("ocr", "maps"), tasks=TASKS),  # the same name on two axes
+    dict(concepts=("a/b",), tasks=TASKS),
+    dict(concepts=(), tasks=TASKS),
+    dict(concepts=CONCEPTS, tasks=TASKS, empty={"maps/vqa"}),
+    dict(concepts=CONCEPTS, tasks=TASKS, floor=1.5),
+  ],
+)
 def test_impossible_spaces_are_refused(arguments):
   with pytest.raises(ValueError):
     Space.product(**arguments)

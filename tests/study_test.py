@@ -65,8 +65,13 @@ def test_the_same_trial_is_found_not_added(study):
   again = study.attach(make_trial(command="python elsewhere.py"))
   assert again.id == first.id and again.state == DONE and again.scores == SCORES
   assert study.attach(make_trial(id=0)).state == DONE
-  others = [make_trial(row=4), make_trial(seed=2), make_trial(purpose="replicate"),
-            make_trial(fidelity=200.0), make_trial(axis="product")]
+  others = [
+    make_trial(row=4),
+    make_trial(seed=2),
+    make_trial(purpose="replicate"),
+    make_trial(fidelity=200.0),
+    make_trial(axis="product"),
+  ]
   assert [study.attach(other).id for other in others] == [1, 2, 3, 4, 5]
   with pytest.raises(ValueError, match="trial 0 is another one already: seed differ"):
     study.attach(make_trial(id=0, seed=9))
@@ -84,10 +89,18 @@ def test_the_same_scores_twice_change_nothing_and_others_are_refused(study):
     study.record(trial, {"ocr": {"score": 0.6}})
 
 
-@pytest.mark.parametrize("scores", [
-  {}, {"ocr": {}}, {"ocr": {"score": np.nan}}, {"ocr": {"score": None}}, {"ocr": 0.5},
-  {"ocr": {"score": 0.5, "stderr": np.inf}}, {"ocr": {"score": "0.5"}},
-])
+@pytest.mark.parametrize(
+  "scores",
+  [
+    {},
+    {"ocr": {}},
+    {"ocr": {"score": np.nan}},
+    {"ocr": {"score": None}},
+    {"ocr": 0.5},
+    {"ocr": {"score": 0.5, "stderr": np.inf}},
+    {"ocr": {"score": "0.5"}},
+  ],
+)
 def test_scores_that_are_no_numbers_are_refused(study, scores):
   trial = study.attach(make_trial())
   with pytest.raises(ValueError, match=r"trial 0: .*infeasible"):
@@ -98,7 +111,8 @@ def test_scores_that_are_no_numbers_are_refused(study, scores):
 def test_numpy_numbers_are_written(study):
   scores = {"ocr": {"score": np.float32(0.5), "n": np.int64(3), "each": np.arange(2)}}
   assert study.record(study.attach(make_trial()), scores).scores == {
-    "ocr": {"score": 0.5, "n": 3, "each": [0, 1]}}
+    "ocr": {"score": 0.5, "n": 3, "each": [0, 1]}
+  }
 
 
 def test_mixtures_and_states_are_checked(study):
@@ -156,10 +170,16 @@ def test_a_torn_file_is_named_and_its_trial_is_not_done(study, name, content):
   assert study.torn() == {}
 
 
-@pytest.mark.parametrize("tamper", [
-  lambda d: d.pop("mixture"), lambda d: d.update(id=7), lambda d: d.update(mixture=[1.0]),
-  lambda d: d.update(surprise=1), lambda d: d["mixture"].update({"maps/ocr": 2.0}),
-])
+@pytest.mark.parametrize(
+  "tamper",
+  [
+    lambda d: d.pop("mixture"),
+    lambda d: d.update(id=7),
+    lambda d: d.update(mixture=[1.0]),
+    lambda d: d.update(surprise=1),
+    lambda d: d["mixture"].update({"maps/ocr": 2.0}),
+  ],
+)
 def test_a_mixture_file_that_is_no_trial_is_named(study, tamper):
   study.attach(make_trial())
   file = study.path / "trials/00000/mixture.json"
@@ -204,6 +224,7 @@ def test_no_file_is_ever_half_written(study, monkeypatch):
         raise KeyboardInterrupt
       steps["left"] -= 1
       return original(self, *args, **kwargs)
+
     return step
 
   for name in ("mkdir", "write_text", "replace"):
@@ -231,8 +252,9 @@ for seed in range(100000):
   trial = study.attach(Trial(seed, "seed", "task", {"a/b": 1.0}, {"b": 1.0}, seed))
   study.record(trial, {"ocr": {"score": seed / 7, "text": "x" * 20000}})
 """
-  worker = subprocess.Popen([sys.executable, "-c", program, str(study.path)],
-                            env=os.environ | {"JAX_PLATFORMS": "cpu"})
+  worker = subprocess.Popen(
+    [sys.executable, "-c", program, str(study.path)], env=os.environ | {"JAX_PLATFORMS": "cpu"}
+  )
   deadline = time.time() + 60
   while not (study.path / "trials/00009/scores.json").exists() and time.time() < deadline:
     time.sleep(0.01)

@@ -27,8 +27,9 @@ def smooth(points, seed=1):
 
 
 def runs(count, noise=0.02):
-  return Observations(POINTS[:count], smooth(POINTS[:count])
-                      + noise * np.random.default_rng(0).normal(size=count))
+  return Observations(
+    POINTS[:count], smooth(POINTS[:count]) + noise * np.random.default_rng(0).normal(size=count)
+  )
 
 
 @pytest.mark.parametrize("ard", [False, True])
@@ -44,7 +45,8 @@ def test_posterior_and_log_marginal_equal_scikit_learn(count, ard):
   scale = observed.scores.std()
   theirs = GaussianProcessRegressor(
     ConstantKernel(1.3**2) * Matern(lengths if ard else lengths[SPACE.block], nu=2.5),
-    alpha=0.1**2 + surrogate.JITTER + (stderr / scale) ** 2, optimizer=None,
+    alpha=0.1**2 + surrogate.JITTER + (stderr / scale) ** 2,
+    optimizer=None,
   ).fit(np.sqrt(observed.mixtures), (observed.scores - observed.scores.mean()) / scale)
   mean, sd = theirs.predict(np.sqrt(POINTS[100:]), return_std=True)
   our_mean, our_sd = ours.predict(POINTS[100:])
@@ -53,7 +55,8 @@ def test_posterior_and_log_marginal_equal_scikit_learn(count, ard):
   np.testing.assert_allclose(ours.log_marginal, theirs.log_marginal_likelihood_value_, rtol=1e-8)
   _, covariance = theirs.predict(np.sqrt(POINTS[100:]), return_cov=True)
   np.testing.assert_allclose(
-    ours.covariance(POINTS[100:], POINTS[107]), scale**2 * covariance[:, 7], rtol=0, atol=1e-8)
+    ours.covariance(POINTS[100:], POINTS[107]), scale**2 * covariance[:, 7], rtol=0, atol=1e-8
+  )
 
 
 def test_leave_one_out_equals_leaving_each_run_out():
@@ -65,8 +68,8 @@ def test_leave_one_out_equals_leaving_each_run_out():
     kernel = Matern(np.array([0.5, 0.7])[SPACE.block], nu=2.5)
     noise = 0.2**2 + surrogate.JITTER
     theirs = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(
-      np.sqrt(observed.mixtures[keep]),
-      (observed.scores[keep] - whole.center) / whole.scale)
+      np.sqrt(observed.mixtures[keep]), (observed.scores[keep] - whole.center) / whole.scale
+    )
     (mean,), (sd,) = theirs.predict(np.sqrt(observed.mixtures[[i]]), return_std=True)
     assert left_out.mean[i] == pytest.approx(whole.center + whole.scale * mean, abs=1e-9)
     assert left_out.sd[i] == pytest.approx(whole.scale * np.sqrt(sd**2 + noise), abs=1e-9)
@@ -84,8 +87,10 @@ def test_the_fit_is_a_maximum_that_predicts_and_covers():
   assert fitted.leave_one_out().coverage > 0.85
 
   def posterior(hyper):
-    z = [np.log(length / surrogate._typical_distance(size)) / surrogate.LENGTH_SPREAD
-         for length, size in zip(hyper.lengths, (10, 5), strict=True)]
+    z = [
+      np.log(length / surrogate._typical_distance(size)) / surrogate.LENGTH_SPREAD
+      for length, size in zip(hyper.lengths, (10, 5), strict=True)
+    ]
     z += [np.log(hyper.amplitude), np.log(hyper.noise / surrogate.NOISE) / surrogate.NOISE_SPREAD]
     return condition(observed, SPACE, hyper).log_marginal - 0.5 * np.sum(np.square(z))
 
@@ -121,8 +126,10 @@ HOSTILE = {
   "constant zero": (POINTS[:9], [0.0] * 9),
   "one mixture, many scores": (np.tile(POINTS[:1], (12, 1)), np.arange(12.0)),
   "duplicates without noise": (np.tile(POINTS[:4], (8, 1)), np.tile(smooth(POINTS[:4]), 8)),
-  "corners": (np.concatenate([np.tile(np.eye(10), (5, 1)), np.repeat(np.eye(5), 10, 0)], 1),
-              np.arange(50.0)),
+  "corners": (
+    np.concatenate([np.tile(np.eye(10), (5, 1)), np.repeat(np.eye(5), 10, 0)], 1),
+    np.arange(50.0),
+  ),
   "one outlier": (POINTS[:20], [0.0] * 19 + [1e9]),
   "huge": (POINTS[:9], 1e300 * smooth(POINTS[:9])),
   "tiny": (POINTS[:9], 1e-300 * smooth(POINTS[:9])),

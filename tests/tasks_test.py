@@ -9,7 +9,9 @@ def test_a_box_survives_writing_and_reading_to_within_a_bin():
   assert all(abs(a - b) <= 1 / tasks.BINS for a, b in zip(box, read, strict=True))
 
 
-@pytest.mark.parametrize("box", [(0.5, 0, 0.4, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.2), (0, float("nan"), 1, 1)])
+@pytest.mark.parametrize(
+  "box", [(0.5, 0, 0.4, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.2), (0, float("nan"), 1, 1)]
+)
 def test_an_impossible_box_is_refused(box):
   with pytest.raises(ValueError, match="ymin < ymax"):
     tasks.write_box(box)

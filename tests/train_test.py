@@ -1,4 +1,6 @@
-"""Training on the finished tiny corpus: resumable with the same bits, and the mixture is only data."""
+"""Training on the finished tiny corpus: resumable with the same bits, and the mixture is only
+data.
+"""
 
 import jax
 import numpy as np
@@ -65,7 +67,9 @@ def test_every_mixture_runs_the_same_program(start, cells, tmp_path):
   for i, cell in enumerate(filled[:3]):
     one_hot = {name: float(name == cell) for name in cells.rows}
     run(start, cells, tmp_path / str(i), steps=2, weights=one_hot)
-  _, step = train_lib.compiled_step(start[0], train_lib.TrainConfig(steps=2, log_every=2), LOSS_FROM)
+  _, step = train_lib.compiled_step(
+    start[0], train_lib.TrainConfig(steps=2, log_every=2), LOSS_FROM
+  )
   assert train_lib.compiled_step.cache_info().misses == 1
   assert step._cache_size() == 1
 

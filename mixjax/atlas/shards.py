@@ -94,12 +94,13 @@ class _Writer:
   def close(self) -> dict:
     """Closes the records, writes TFDS's metadata and returns the cell's manifest entry."""
     self._records.close()
-    split = tfds.core.SplitInfo(
-      name=self._split, shard_lengths=[self.rows], num_bytes=self._bytes
-    )
+    split = tfds.core.SplitInfo(name=self._split, shard_lengths=[self.rows], num_bytes=self._bytes)
     tfds.folder_dataset.write_metadata(
-      data_dir=os.fspath(self.folder), features=self._features, split_infos=[split],
-      filename_template=_TEMPLATE, check_data=False,
+      data_dir=os.fspath(self.folder),
+      features=self._features,
+      split_infos=[split],
+      filename_template=_TEMPLATE,
+      check_data=False,
     )
     entry = {"rows": self.rows}
     if self._token_count is not None:

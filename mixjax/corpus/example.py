@@ -17,4 +17,6 @@ class Example:
   task: str  # one of tasks.TASKS
   prompt: str
   answer: str
-  domain: str = ""  # the true visual domain where it is known (the gallery), for agreement figures only
+  domain: str = (
+    ""  # the true visual domain where it is known (the gallery), for agreement figures only
+  )

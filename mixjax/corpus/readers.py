@@ -30,7 +30,9 @@ def llava(path: epath.PathLike) -> Iterator[Example]:
       raise ValueError(f"{path}: row {i} is not a LLaVA row with an image ({error!r})") from error
     task = row.get("task") or task_of.get(prompt, tasks.VQA)
     if task not in tasks.TASKS:
-      raise ValueError(f"{path}: row {i} ({key}) has task {task!r}; known: {', '.join(tasks.TASKS)}")
+      raise ValueError(
+        f"{path}: row {i} ({key}) has task {task!r}; known: {', '.join(tasks.TASKS)}"
+      )
     if image_cache[0] != name:  # rows of one image follow one another
       image_cache = (name, _read(path.parent / name))
     yield Example(key, name, image_cache[1], task, prompt, answer, row.get("domain", ""))

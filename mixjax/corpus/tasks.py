@@ -18,7 +18,9 @@ NO_TEXT = "no text"
 BINS = 16
 BOX_TOKENS = tuple(f"<{i}>" for i in range(BINS))
 
-Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax, each a share of the image in [0, 1]
+Box = tuple[
+  float, float, float, float
+]  # ymin, xmin, ymax, xmax, each a share of the image in [0, 1]
 
 
 def write_box(box: Sequence[float]) -> str:
@@ -30,7 +32,7 @@ def write_box(box: Sequence[float]) -> str:
 
 
 def read_boxes(text: str) -> list[Box]:
-  """Every well-formed box in `text`, at bin centres widened to whole bins; malformed ones are left out."""
+  """Every well-formed box in `text`, widened to whole bins; malformed ones are left out."""
   boxes = []
   for match in re.finditer(r"((?:<\d+>){4})", text):
     ymin, xmin, ymax, xmax = (int(c) for c in re.findall(r"\d+", match.group(1)))

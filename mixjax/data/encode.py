@@ -181,9 +181,7 @@ class Encoder:
     return [found.ids for found in batch]
 
 
-def train_tokenizer(
-  texts: Iterable[str], vocab_size: int, folder: str | os.PathLike
-) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
   """Trains a byte-level BPE of at most `vocab_size` tokens and saves it under `folder`.
 
   Digits stand alone, each box token of `corpus.tasks` is one token of ordinary text, and the files
@@ -196,10 +194,12 @@ def train_tokenizer(
     raise ValueError(f"vocab_size is {vocab_size}: bytes and added tokens alone are {smallest}")
   boxes = re.compile("|".join(map(re.escape, BOX_TOKENS)))
   model = tokenizers.Tokenizer(tokenizers.models.BPE())
-  model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
-    tokenizers.pre_tokenizers.Digits(individual_digits=True),
-    tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
-  ])
+  model.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    [
+      tokenizers.pre_tokenizers.Digits(individual_digits=True),
+      tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
   model.decoder = tokenizers.decoders.ByteLevel()
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocab_size - len(BOX_TOKENS),
@@ -212,9 +212,9 @@ def train_tokenizer(
   framed = itertools.chain.from_iterable([boxes.sub(" ", text), *words] for text in texts)
   model.train_from_iterator(framed, trainer)
   # Not special: decoding keeps them, and a box in a text is read as its four tokens.
-  model.add_tokens([
-    tokenizers.AddedToken(token, normalized=False, special=False) for token in BOX_TOKENS
-  ])
+  model.add_tokens(
+    [tokenizers.AddedToken(token, normalized=False, special=False) for token in BOX_TOKENS]
+  )
   tokenizer = transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,
     eos_token=END,

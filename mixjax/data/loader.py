@@ -195,8 +195,12 @@ def _replacements(cell: str, examples: list[Example], faults: list[str]) -> dict
     if reason:
       by = int(good[np.searchsorted(good, row) % len(good)])
       lines[row] = {
-        "cell": cell, "row": row, "key": examples[row].key, "reason": reason,
-        "replaced_by": examples[by].key, "replaced_by_row": by,
+        "cell": cell,
+        "row": row,
+        "key": examples[row].key,
+        "reason": reason,
+        "replaced_by": examples[by].key,
+        "replaced_by_row": by,
       }
   return lines
 
@@ -260,9 +264,7 @@ class Loader:
     self, steps: int, start: int = 0, process_index: int = 0, process_count: int = 1
   ) -> grain.IterDataset:
     """The batches start ... start + steps - 1 in order, one or two of them prepared ahead."""
-    batch = functools.partial(
-      self.batch, process_index=process_index, process_count=process_count
-    )
+    batch = functools.partial(self.batch, process_index=process_index, process_count=process_count)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return grain.MapDataset.range(start, start + steps).map(batch).to_iter_dataset(options)
 

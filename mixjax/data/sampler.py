@@ -29,9 +29,7 @@ class Sampler:
     # A batch may straddle the epochs of every cell; kept by reference, so one cache an instance.
     self._order = functools.lru_cache(maxsize=2 * len(self._names))(self._shuffle)
 
-  def rows(
-    self, start: int, count: int
-  ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+  def rows(self, start: int, count: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """(cell int32[count], row int64[count]) of the positions start ... start + count - 1.
 
     Cells are numbered in the order of `sizes`; rows count from 0 within their cell.

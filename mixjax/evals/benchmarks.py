@@ -1,7 +1,7 @@
 """The gallery's ten benchmarks: what each tests, how it is scored, and its questions on disk.
 
-They mirror the paper's ten (section 4.1): visual understanding, documents, reasoning, counting. None
-is a training cell: each asks a kind of question that its domains' training rows never ask, on
+They mirror the paper's ten (section 4.1): visual understanding, documents, reasoning, counting.
+None is a training cell: each asks a kind of question that its domains' training rows never ask, on
 layouts, fonts, composites or ranges that training never shows.
 """
 
@@ -54,7 +54,7 @@ class Question:
 
 
 def read(path: epath.PathLike) -> list[Question]:
-  """The questions of one split. Raises ValueError naming an unknown benchmark or a bad choice list."""
+  """The questions of a split. ValueError names an unknown benchmark or a bad list of choices."""
   questions = []
   for record in json.loads(epath.Path(path).read_text()):
     question = Question(**{**record, "choices": tuple(record["choices"])})

@@ -1,8 +1,10 @@
-"""Scores a model on the benchmarks: a cheap smooth score for the search, the full metrics for the end.
+"""Scores a model on the benchmarks: a cheap smooth score for the search, the full metrics for the
+end.
 
 The search's score of a benchmark is its *answer likelihood*: 100 x the mean over questions of
-exp(-NLL per answer token). It needs one forward pass, no judge and no decoding, lies in [0, 100], and
-is far less noisy than accuracy (research on proxies: loss ranks transfer, accuracies hardly do).
+exp(-NLL per answer token). It needs one forward pass, no judge and no decoding, lies in [0, 100],
+and is far less noisy than accuracy (research on proxies: loss ranks transfer, accuracies hardly
+do).
 """
 
 import collections
@@ -28,7 +30,9 @@ BATCH = 128  # rows a forward pass: one compiled shape whatever the number of qu
 
 @functools.lru_cache(maxsize=8)
 def _compiled_scores(graphdef: nnx.GraphDef, loss_from: int):
-  return jax.jit(lambda params, batch: loss.answer_scores(nnx.merge(graphdef, params), batch, loss_from))
+  return jax.jit(
+    lambda params, batch: loss.answer_scores(nnx.merge(graphdef, params), batch, loss_from)
+  )
 
 
 def summary(values: np.ndarray) -> dict[str, float]:
@@ -55,7 +59,9 @@ class Suite:
     return self.encoder.image_tokens + 1
 
   def subset(self, per_benchmark: int) -> "Suite":
-    """The first `per_benchmark` questions of each benchmark: a cheaper suite for learning curves."""
+    """The first `per_benchmark` questions of each benchmark: a cheaper suite for learning
+    curves.
+    """
     seen: dict[str, int] = {}
     keep = []
     for i, q in enumerate(self.questions):
@@ -91,7 +97,11 @@ class Suite:
   def likelihoods(
     self, graphdef: nnx.GraphDef, params: Params, blind: bool = False
   ) -> dict[str, dict[str, float]]:
-    """benchmark -> {score, stderr, n, nll, exact}: answer likelihood, mean NLL (nats a token), EM."""
+    """benchmark -> {score, stderr, n, nll, exact}: answer likelihood, NLL (nats a token), EM."""
+    return self._likelihoods(graphdef, params, blind)[0]
+
+  def _likelihoods(self, graphdef, params, blind: bool):
+    """`likelihoods`, and which questions greedy decoding answers exactly, as float[q]."""
     nll, tokens, exact = self._answer_scores(
       graphdef, params, self._encoded, self.image_rows, blind
     )
@@ -104,14 +114,13 @@ class Suite:
         "nll": float(per_token[at].mean()),
         "exact": 100 * float(exact[at].mean()),
       }
-    return result
+    return result, exact.astype(float)
 
   def full(
     self, graphdef: nnx.GraphDef, params: Params, blind: bool = False
   ) -> dict[str, dict[str, float]]:
     """`likelihoods` plus each benchmark's own metric as {metric, metric_stderr} on 0-100."""
-    result = self.likelihoods(graphdef, params, blind)
-    nll, tokens, exact = self._answer_scores(graphdef, params, self._encoded, self.image_rows, blind)
+    result, exact_match = self._likelihoods(graphdef, params, blind)
     for name, benchmark in BENCHMARKS.items():
       at = self._rows(name)
       if benchmark.metric == CHOICE:
@@ -119,9 +128,11 @@ class Suite:
       elif benchmark.metric in (ANLS, IOU):
         judge = metrics.anls if benchmark.metric == ANLS else metrics.grounding
         said = self._generate(graphdef, params, at, blind)
-        values = np.array([judge(s, self.questions[i].answer) for s, i in zip(said, at, strict=True)])
+        values = np.array(
+          [judge(s, self.questions[i].answer) for s, i in zip(said, at, strict=True)]
+        )
       else:
-        values = exact[at].astype(float)
+        values = exact_match[at]
       figures = summary(values)
       result[name] |= {"metric": figures["score"], "metric_stderr": figures["stderr"]}
     return result

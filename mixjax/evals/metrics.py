@@ -1,4 +1,6 @@
-"""Scores of one answer, each in [0, 1] and pure, after the definitions of the original benchmarks."""
+"""Scores of one answer, each in [0, 1] and pure, after the definitions of the original
+benchmarks.
+"""
 
 from mixjax.corpus import tasks
 
@@ -23,7 +25,9 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def anls(said: str, answer: str) -> float:
-  """Average normalised Levenshtein similarity of DocVQA: 1 - distance / longer length, below .5 is 0."""
+  """Average normalised Levenshtein similarity of DocVQA: 1 - distance / longer length, below .5 is
+  0.
+  """
   said, answer = normalise(said), normalise(answer)
   longer = max(len(said), len(answer))
   similarity = 1 - edit_distance(said, answer) / longer if longer else 1.0

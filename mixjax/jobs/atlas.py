@@ -1,7 +1,7 @@
 """The atlas job: a corpus in, named cells and everything the proxies read out.
 
-    rows ─► images through CLIP ─► concepts (k-means) ─► cells (TFDS) ─► encoded cells (tokens + features)
-                                                          questions ─► features of their images
+    rows ─► images through CLIP ─► concepts (k-means) ─► cells (TFDS) ─► tokens + features
+    questions ─► features of their images
 
 Every step writes its files whole and is skipped when they are there and fit what came before.
 """
@@ -79,13 +79,19 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
   """(path of the corpus, folder of the questions); builds the gallery when that is the corpus."""
   if config.corpus != "gallery":
     if not config.questions:
-      raise ValueError("a corpus of your own needs questions=FOLDER with validation.json and benchmark.json")
+      raise ValueError(
+        "a corpus of your own needs questions=FOLDER with validation.json and benchmark.json"
+      )
     return epath.Path(config.corpus), epath.Path(config.questions)
   path = workdir / "gallery"
   if not (path / "card.json").exists():
     reporter.stage("gallery")
     card = gallery.write(
-      path, config.seed, config.gallery_scale, per_benchmark=config.per_benchmark, workers=config.workers
+      path,
+      config.seed,
+      config.gallery_scale,
+      per_benchmark=config.per_benchmark,
+      workers=config.workers,
     )
     pictures = {split: sum(counts.values()) for split, counts in card["pictures"].items()}
     reporter.say(f"gallery: {pictures} pictures of {len(gallery.DOMAINS)} domains in {path}")
@@ -123,13 +129,17 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
       try:
         pixels.append(embed.decode((questions / name).read_bytes(), size))
       except (embed.UnreadableImage, OSError) as error:
-        raise ValueError(f"image {name} of the {split} questions cannot be read: {error}") from error
+        raise ValueError(
+          f"image {name} of the {split} questions cannot be read: {error}"
+        ) from error
     np.save(folder / "questions" / f"{split}_features.npy", embed.embed(clip, pixels)[1])
     write_whole(folder / "questions" / f"{split}_images.json", json.dumps(names))
     write_whole(folder / "questions" / f"{split}.json", (questions / f"{split}.json").read_text())
   write_whole(
     folder / "ledger.jsonl",
-    "".join(json.dumps({"image": k, "error": e, "action": "left out"}) + "\n" for k, e in bad.items()),
+    "".join(
+      json.dumps({"image": k, "error": e, "action": "left out"}) + "\n" for k, e in bad.items()
+    ),
   )
   if bad:
     reporter.say(f"{len(bad)} images cannot be read and were left out: {folder / 'ledger.jsonl'}")
@@ -158,7 +168,7 @@ def _fit(config, corpus, folder: epath.Path, index: dict, reporter: Reporter) ->
   rng = np.random.default_rng(config.seed)
   (folder / "sheets").mkdir(exist_ok=True)
   size = 72
-  for c, name in enumerate(atlas.names):
+  for c in range(atlas.k):
     members = np.flatnonzero(assigned == c)
     shown = rng.permutation(members)[:SHEET_IMAGES]
     sheet = contact_sheet([embed.decode(pngs[i], size) for i in shown], columns=12)
@@ -199,8 +209,8 @@ def _write_cells(corpus, folder, atlas: Atlas, index: dict, encoder, reporter: R
     return
   if (folder.parent / "study").exists():
     raise ValueError(
-      f"{folder}/atlas.json was edited after trials were run on its cells: put the names back, or use "
-      "another workdir for the renamed atlas"
+      f"{folder}/atlas.json was edited after trials were run on its cells: put the names back, "
+      "or use another workdir for the renamed atlas"
     )
   reporter.stage("cells")
   for stale in (cells_folder, encoded_folder):
@@ -219,4 +229,3 @@ def _write_cells(corpus, folder, atlas: Atlas, index: dict, encoder, reporter: R
   filled = sum(cell["rows"] > 0 for cell in manifest["cells"].values())
   total = sum(cell["rows"] for cell in manifest["cells"].values())
   reporter.say(f"cells: {total} rows in {filled} cells of {len(manifest['cells'])}")
-

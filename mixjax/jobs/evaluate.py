@@ -23,7 +23,9 @@ def main(config: dict, workdir: str) -> None:
     like = init_state(params, make_optimizer(OptimizerConfig(), steps=1))
     restored = Checkpointer(checkpoints).restore(like) if checkpoints.exists() else None
     if restored is None:
-      raise FileNotFoundError(f"no checkpoint in {checkpoints}: give run=DIR of a configs/train.py run")
+      raise FileNotFoundError(
+        f"no checkpoint in {checkpoints}: give run=DIR of a configs/train.py run"
+      )
     params = restored[1].params
   reporter = Reporter()
   reporter.stage("evaluate")
@@ -35,5 +37,7 @@ def main(config: dict, workdir: str) -> None:
   write_whole(folder / "scores.json", json.dumps(scores, indent=1))
   for name, entry in scores["benchmark"].items():
     blind = scores["benchmark_blind"][name]["metric"]
-    reporter.say(f"  {name:12} {entry['metric']:6.2f} +- {entry['metric_stderr']:.2f}   blind {blind:6.2f}")
+    reporter.say(
+      f"  {name:12} {entry['metric']:6.2f} +- {entry['metric_stderr']:.2f}   blind {blind:6.2f}"
+    )
   reporter.close()

@@ -1,7 +1,8 @@
 """Trials on this machine: one process pinned to each core, which on a CPU beats every batched form.
 
-(tests/benchmarks/proxies_bench.py: two pinned processes give about 1.5 times the samples a second of one
-process that batches the same proxies.) Order of results never matters: a trial is a pure function.
+(tests/benchmarks/proxies_bench.py: two pinned processes give about 1.5 times the samples a second
+of one process that batches the same proxies.) Order of results never matters: a trial is a pure
+function.
 """
 
 import concurrent.futures
@@ -16,8 +17,9 @@ from mixjax.jobs.trial import Corpus, TrialSpec, World
 
 _world: World | None = None
 
-# Read when a process starts. XLA on one thread; and glibc keeps the memory of a step for the next one, which
-# more than doubles the steps a second of a tiny model (it would hand it back to the kernel every time).
+# Read when a process starts. XLA on one thread; and glibc keeps the memory of a step for the next
+# one, which more than doubles the steps a second of a tiny model (it would hand it back to the
+# kernel every time).
 WORKER_ENVIRONMENT = {
   "JAX_PLATFORMS": "cpu",
   "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",

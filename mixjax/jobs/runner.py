@@ -1,4 +1,6 @@
-"""Between the search and the pool: mixtures to be scored in, scores out, every trial in the study."""
+"""Between the search and the pool: mixtures to be scored in, scores out, every trial in the
+study.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -34,9 +36,11 @@ class Scored:
 
 
 class Runner:
-  """Runs asks on the pool. A mixture once run with a seed, by whichever method, is only looked up."""
+  """Runs asks on the pool. What was run before, for whichever method, is only looked up."""
 
-  def __init__(self, folder: epath.Path, pool: LocalPool, budget: Budget, seed: int, reporter: Reporter):
+  def __init__(
+    self, folder: epath.Path, pool: LocalPool, budget: Budget, seed: int, reporter: Reporter
+  ):
     config = {"budget": dataclasses.asdict(budget), "seed": seed}
     self._study = Study(folder, config)
     self._folder, self._pool, self._budget = epath.Path(folder), pool, budget
@@ -81,7 +85,8 @@ def _command(trial: int, seed: int, budget: Budget) -> str:
   mixture = f"$WORKDIR/study/trials/{trial:05d}/mixture.json"
   return (
     f"python -m mixjax.main --config=configs/train.py:atlas=$WORKDIR/atlas,mixture={mixture},"
-    f"model={budget.model},samples={budget.samples},seed={seed} --workdir=$WORKDIR/again-{trial:05d}"
+    f"model={budget.model},samples={budget.samples},seed={seed} "
+    f"--workdir=$WORKDIR/again-{trial:05d}"
   )
 
 

@@ -3,8 +3,8 @@
     atlas ─► baselines and policies ask, the pool runs proxies, the study keeps every score
           ─► recommendations, replicated ─► recipe ─► target runs on recipe and baselines ─► report
 
-Each proposal is a function of the finished trials and the seed, so a killed job goes on where it was
-and ends with the same recipe, bit for bit.
+Each proposal is a function of the finished trials and the seed, so a killed job goes on where it
+was and ends with the same recipe, bit for bit.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ SPACES = {"task": Space.task_axis, "concept": Space.concept_axis, "product": Spa
 
 @dataclasses.dataclass(frozen=True)
 class AxisBudget:
-  """Proxies on one axis: `seeds` at random, then batches by UCB up to `runs`, replicates included."""
+  """Proxies on one axis: `seeds` at random, then UCB up to `runs`, replicates included."""
 
   seeds: int
   runs: int
@@ -91,7 +91,7 @@ def main(config: dict, workdir: str) -> None:
 
 
 def run(config: SearchConfig, workdir: epath.Path, reporter: Reporter) -> None:
-  """Runs or goes on with the whole job; leaves study/, recipe.json, targets.json and report.html."""
+  """The whole job, or the rest of it: study/, recipe.json, targets.json, report.html."""
   atlas_folder = build_atlas(config.atlas, workdir, reporter)
   corpus = Corpus(str(atlas_folder), str(config.atlas.checkpoint_folder / "tokenizer"))
   manifest = json.loads((atlas_folder / "cells" / "manifest.json").read_text())
@@ -140,18 +140,24 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
   total = config.uniform_seeds + len(known) - 1
   total += sum(2 * budget.runs - budget.seeds for budget in config.axes.values())
   reporter.stage("proxies", total)
-  noise_asks = [Ask("uniform", "none", known["uniform"], {}, replicate=i) for i in range(config.uniform_seeds)]
+  noise_asks = [
+    Ask("uniform", "none", known["uniform"], {}, replicate=i) for i in range(config.uniform_seeds)
+  ]
   others = [Ask(name, "none", weights, {}) for name, weights in known.items() if name != "uniform"]
   results = runner.run(noise_asks + others)
   uniform = np.array([r.score for r in results[: len(noise_asks)]])
   noise = float(uniform.std(ddof=1)) if len(uniform) > 1 else 0.0
-  reporter.say(f"uniform: {uniform.mean():.2f} +- {noise:.2f} over {len(uniform)} seeds (the noise bar)")
+  reporter.say(
+    f"uniform: {uniform.mean():.2f} +- {noise:.2f} over {len(uniform)} seeds (the noise bar)"
+  )
   found = {
     "benchmarks": list(benchmarks.BENCHMARKS),
     "noise": {"uniform": uniform.tolist(), "sd": noise},
     "baselines": {
       name: {"weights": known[name], "score": r.score}
-      for name, r in zip([a.purpose for a in noise_asks[:1] + others], results[len(noise_asks) - 1 :], strict=True)
+      for name, r in zip(
+        [a.purpose for a in noise_asks[:1] + others], results[len(noise_asks) - 1 :], strict=True
+      )
     },
     "axes": {},
   }
@@ -161,7 +167,9 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
   return found
 
 
-def _search_axis(config, name: str, space: Space, runner: Runner, uniform, reporter: Reporter) -> dict:
+def _search_axis(
+  config, name: str, space: Space, runner: Runner, uniform, reporter: Reporter
+) -> dict:
   """MixAtlas in batches; the random design that best-of-random and RegMix share; replicates."""
   budget = config.axes[name]
   key = (config.seed, 100, list(SPACES).index(name))
@@ -179,13 +187,18 @@ def _search_axis(config, name: str, space: Space, runner: Runner, uniform, repor
 
   def run(asked: np.ndarray, purpose: str, replicate: int = 0) -> list[float]:
     asks = [
-      Ask(purpose, name, space.cells(point), space.as_dict(point), replicate)
-      for point in asked
+      Ask(purpose, name, space.cells(point), space.as_dict(point), replicate) for point in asked
     ]
     results = runner.run(asks)
     for point, result in zip(asked, results, strict=True):
-      history.append({"purpose": purpose, "trial": result.trial, "score": result.score,
-                      "point": space.as_dict(point)})
+      history.append(
+        {
+          "purpose": purpose,
+          "trial": result.trial,
+          "score": result.score,
+          "point": space.as_dict(point),
+        }
+      )
     return [r.score for r in results], [r.vector for r in results]
 
   def tell(asked, purpose, replicate=0):
@@ -227,7 +240,8 @@ def _search_axis(config, name: str, space: Space, runner: Runner, uniform, repor
     "blocks": [axis.name for axis in space.axes],
     "history": history,
     "leave_one_out": {
-      "observed": observed().scores.tolist(), "mean": left_out.mean.tolist(), "sd": left_out.sd.tolist(),
+      "observed": observed().scores.tolist(), "mean": left_out.mean.tolist(), "sd":
+      left_out.sd.tolist(),
     },
     "recommended": {policy: _as_json(space, r) for policy, r in recommended.items()},
     "uniform_posterior": [float(v[0]) for v in fitted.predict(space.uniform()[None])],

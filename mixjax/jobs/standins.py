@@ -6,13 +6,14 @@ The paper starts from CLIP ViT-L/14-336 and Qwen2; a laptop cannot. So, from pre
 2. `clip/`: a small CLIP, trained with its contrastive loss plus, as CoCa does, a generative loss: a
    small decoder must answer from the tower's patch tokens, so these hold text, places and counts as
    the features of a CLIP of 400 million pairs do. The decoder is thrown away.
-3. `proxy/`, `target/`: LLaVA checkpoints of two sizes. Each reads text, all rows without their images,
+3. `proxy/`, `target/`: LLaVA checkpoints of two sizes. Each reads text, all rows without their
+images,
    so that answer formats and priors are known before mid-training as they are to any Qwen2; and is
-   aligned (stage 1) on captions, transcriptions and captions with regions. None has answered a question
-   about an image: that is what the mixtures teach.
+   aligned (stage 1) on captions, transcriptions and captions with regions. None has answered a
+   question about an image: that is what the mixtures teach.
 
-Half of the pretrain pictures are in the styles kept for benchmarks, since the CLIP and Qwen2 of the paper
-have seen the web; their sources are in no other split.
+Half of the pretrain pictures are in the styles kept for benchmarks, since the CLIP and Qwen2 of the
+paper have seen the web; their sources are in no other split.
 """
 
 import dataclasses
@@ -90,7 +91,9 @@ def pretrain_rows(config: StandinsConfig) -> PretrainRows:
 
 
 def _optimizer(stage: Stage) -> optax.GradientTransformation:
-  return make_optimizer(OptimizerConfig(stage.learning_rate, warmup=0.05, weight_decay=0.05), stage.steps)
+  return make_optimizer(
+    OptimizerConfig(stage.learning_rate, warmup=0.05, weight_decay=0.05), stage.steps
+  )
 
 
 def _run(name: str, stage: Stage, params, loss_fn, batch_of):
@@ -113,7 +116,9 @@ def _run(name: str, stage: Stage, params, loss_fn, batch_of):
   return params
 
 
-def _row_arrays(encoder: encode.Encoder, rows: PretrainRows, text_only: bool) -> dict[str, np.ndarray]:
+def _row_arrays(
+  encoder: encode.Encoder, rows: PretrainRows, text_only: bool
+) -> dict[str, np.ndarray]:
   count = len(rows.prompt)
   arrays = encoder.encode_many(rows.prompt, rows.answer, [not text_only] * count, rows.prompt)
   arrays.pop("truncated")
@@ -136,7 +141,7 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
   ids = np.full((len(captions), length), encoder.end_id, np.int32)
   mask = np.zeros((len(captions), length), bool)
   for i, caption in enumerate(captions):
-    said = tokenizer(caption)["input_ids"][: length - 1] + [encoder.end_id]
+    said = [*tokenizer(caption)["input_ids"][: length - 1], encoder.end_id]
     ids[i, : len(said)], mask[i, : len(said)] = said, True
   encoded = _row_arrays(encoder, rows, text_only=False)
 
@@ -155,7 +160,9 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
       jnp.mean(jnp.sum(same * jax.nn.log_softmax(logits, 1), 1))
       + jnp.mean(jnp.sum(same * jax.nn.log_softmax(logits, 0), 0))
     )
-    batch["rows"]["features"] = jnp.repeat(patches, batch["rows"]["ids"].shape[0] // len(patches), 0)
+    batch["rows"]["features"] = jnp.repeat(
+      patches, batch["rows"]["ids"].shape[0] // len(patches), 0
+    )
     generative = loss.answer_loss(decoder, batch["rows"], encoder.image_tokens + 1)
     total = 0.3 * contrastive + generative
     return total, {"contrastive": contrastive, "generative": generative}
@@ -176,8 +183,10 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
   return nnx.merge(clip_def, params["clip"])
 
 
-def _train_base(config: StandinsConfig, name: str, qwen: Qwen2Config, clip, features, rows, encoder, seed: int):
-  """A language model that reads, aligned with the frozen tower: half of each batch is text alone."""
+def _train_base(
+  config: StandinsConfig, name: str, qwen: Qwen2Config, clip, features, rows, encoder, seed: int
+):
+  """A language model that reads and is aligned: half of each batch is text without images."""
   llava_config = LlavaConfig(qwen, config.clip.vision, encoder.image_id)
   graphdef, params = nnx.split(Llava(llava_config, rngs=nnx.Rngs(seed), tower=False))
   aligned = np.flatnonzero(np.isin(rows.task, (tasks.CAPTION, tasks.OCR, tasks.GROUNDED)))
@@ -226,7 +235,7 @@ def main(config: dict, workdir: str) -> None:
 
 
 def run(config: StandinsConfig, workdir: epath.PathLike) -> None:
-  """Writes tokenizer/, clip/, proxy/ and target/ under `workdir`; finished stages are not redone."""
+  """Writes tokenizer/, clip/, proxy/ and target/; what is finished is not done again."""
   folder = epath.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
   rows = pretrain_rows(config)

@@ -15,7 +15,7 @@ from mixjax.recipes import recipe as recipe_lib
 
 
 def named_mixture(name: str, rows: dict[str, int]) -> dict[str, float]:
-  """"uniform", "natural", or a file: a recipe.json, a trial's mixture.json, or `{cell: weight}`."""
+  """`name` is uniform, natural, or a file: a recipe, a trial's mixture.json, `{cell: weight}`."""
   if name in ("uniform", "natural"):
     return getattr(mixture, name)(rows)
   path = epath.Path(name)
@@ -33,14 +33,20 @@ def main(config: dict, workdir: str) -> None:
   atlas = epath.Path(config["atlas"])
   manifest_path = atlas / "cells" / "manifest.json"
   if not manifest_path.exists():
-    raise FileNotFoundError(f"no cells in {atlas}: build them with configs/atlas.py or configs/search.py")
-  rows = {cell: entry["rows"] for cell, entry in json.loads(manifest_path.read_text())["cells"].items()}
+    raise FileNotFoundError(
+      f"no cells in {atlas}: build them with configs/atlas.py or configs/search.py"
+    )
+  rows = {
+    cell: entry["rows"] for cell, entry in json.loads(manifest_path.read_text())["cells"].items()
+  }
   weights = named_mixture(config["mixture"], rows)
   budget = Budget(**config["budget"])
   reporter = Reporter()
   world = World(Corpus(str(atlas), config["tokenizer"] or str(STANDINS / "tokenizer")))
   _, params = world.start(budget.model)
-  overview = parameter_overview.get_parameter_overview(nnx.to_pure_dict(params), include_stats=False)
+  overview = parameter_overview.get_parameter_overview(
+    nnx.to_pure_dict(params), include_stats=False
+  )
   write_whole(folder / "parameters.txt", overview)
   reporter.stage("train", budget.steps)
   seen = 0

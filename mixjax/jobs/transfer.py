@@ -1,7 +1,8 @@
 """Does the recipe hold on the target? Target runs on the recipe and on every baseline, same seeds.
 
-Also: the blind controls (the same models with features zeroed, and models trained blind), and, where
-asked for, enough further mixtures on the target to compare the ranks that proxy and target give.
+Also: the blind controls (the same models with features zeroed, and models trained blind), and,
+where asked for, enough further mixtures on the target to compare the ranks that proxy and target
+give.
 """
 
 import json
@@ -40,7 +41,7 @@ def single_axes(found: dict, headline: str) -> dict[str, dict[str, float]]:
 
 
 def correlation_set(found: dict, headline: str, count: int) -> dict[str, dict]:
-  """`count` proxies of the headline axis, evenly over the ranks of their scores: no cherry-picking."""
+  """`count` random proxies of the headline axis, evenly over the ranks of their scores."""
   runs = [h for h in found["axes"][headline]["history"] if h["purpose"] == "random"]
   ranked = sorted(runs, key=lambda h: (h["score"], h["trial"]))
   picks = np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))
@@ -68,7 +69,9 @@ def run(config, workdir: epath.Path, pool: LocalPool, found, known, reporter: Re
   want("proxy", "mixatlas", columns["mixatlas"], seeds[0], config.proxy, full=True)
   want("proxy-blind", "uniform", known["uniform"], seeds[0], config.proxy, full=True, blind=True)
   if full:
-    want("target-blind", "uniform", known["uniform"], seeds[0], config.target, full=True, blind=True)
+    want(
+      "target-blind", "uniform", known["uniform"], seeds[0], config.target, full=True, blind=True
+    )
   headline = found["axes"][config.headline]
   random_weights = _weights_of_trials(workdir, [r["trial"] for r in ranked.values()])
   for name, entry in ranked.items():
@@ -109,4 +112,6 @@ def table_score(run: dict) -> float:
 
 def _weights_of_trials(workdir: epath.Path, trials: list[int]) -> dict[int, dict[str, float]]:
   folder = workdir / "study" / "trials"
-  return {t: json.loads((folder / f"{t:05d}" / "mixture.json").read_text())["mixture"] for t in trials}
+  return {
+    t: json.loads((folder / f"{t:05d}" / "mixture.json").read_text())["mixture"] for t in trials
+  }

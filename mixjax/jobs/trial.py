@@ -43,7 +43,7 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class TrialSpec:
-  """`weights` is the mixture by cell name; `full` adds the benchmarks' own metrics and a blind pass."""
+  """`weights` is the mixture by cell; `full` adds the benchmarks' metrics and a blind pass."""
 
   folder: str
   weights: dict[str, float]
@@ -76,7 +76,7 @@ class World:
   def cells(self) -> EncodedCells:
     return EncodedCells.load(self._atlas / "encoded")
 
-  @functools.lru_cache(maxsize=4)
+  @functools.cache  # noqa: B019  a world lives as long as its process
   def suite(self, split: str) -> Suite:
     """The questions of `validation` or `benchmark`, with their images' features."""
     folder = self._atlas / "questions"
@@ -87,7 +87,7 @@ class World:
     rows = np.array([row[q.image] for q in questions])
     return Suite(tuple(questions), self.encoder, features, rows)
 
-  @functools.lru_cache(maxsize=4)
+  @functools.cache  # noqa: B019
   def start(self, model: str):
     """(graphdef, params) of a checkpoint without its vision tower, whose features are cached."""
     return nnx.split(hf.load_llava(model, tower=False, unroll=True))

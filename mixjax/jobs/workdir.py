@@ -39,7 +39,8 @@ def claim(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
     if keys:
       listed = "\n".join(f"  {k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in keys)
       raise ValueError(
-        f"{workdir} holds a run of another config:\n{listed}\nUse another --workdir, or these values."
+        f"{workdir} holds a run of another config:\n{listed}\n"
+        "Use another --workdir, or these values."
       )
   else:
     write_whole(path, json.dumps(config, indent=1, sort_keys=True))

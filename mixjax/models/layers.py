@@ -67,8 +67,8 @@ class Einsum(nnx.Module):
   """`einsum(equation, x, kernel) + bias`, a dense layer with named axes such as `zd,dnh->znh`.
 
   z stands for all leading axes of x at once: on a CPU, XLA differentiates the product of one tall
-  matrix twice as fast as that of a batch. The result is split over devices as the first axis of x and
-  the outputs of the kernel are.
+  matrix twice as fast as that of a batch. The result is split over devices as the first axis of x
+  and the outputs of the kernel are.
   """
 
   def __init__(self, equation: str, *, bias: bool = False, rngs: nnx.Rngs, **sizes: int):

@@ -17,8 +17,9 @@ def sha256(path: epath.Path) -> str:
 def make(found: dict, headline: str, workdir: epath.Path) -> dict:
   """The recipe of `search.json` on its headline axis.
 
-  `objective` is the posterior mean and sd of the recommended mixture (mean answer likelihood over the
-  benchmarks, 0-100), never the luckiest run. It holds no clock and no path: same search, same bytes.
+  `objective` is the posterior mean and sd of the recommended mixture (mean answer likelihood over
+  the benchmarks, 0-100), never the luckiest run. It holds no clock and no path: same search, same
+  bytes.
   """
   side = found["axes"][headline]
   chosen = side["recommended"]["mixatlas"]

@@ -101,14 +101,18 @@ class Space:
     bad = ~np.isfinite(points) | (points < 0)
     if bad.any():
       row, column = np.argwhere(bad)[0]
-      raise ValueError(f"mixture {row}: weight of {self.names[column]!r} is {points[row, column]}; "
-                       "weights are finite and not negative")
+      raise ValueError(
+        f"mixture {row}: weight of {self.names[column]!r} is {points[row, column]}; "
+        "weights are finite and not negative"
+      )
     sums = _sums(points, self.block)
     if (wrong := np.abs(sums - 1).max(axis=1, initial=0) > SUM_TOLERANCE).any():
       row = int(np.argmax(wrong))
       axis = int(np.argmax(np.abs(sums[row] - 1)))
-      raise ValueError(f"mixture {row}: its {self.axes[axis].name} weights sum to "
-                       f"{sums[row, axis]}, not to 1; divide them by their sum")
+      raise ValueError(
+        f"mixture {row}: its {self.axes[axis].name} weights sum to "
+        f"{sums[row, axis]}, not to 1; divide them by their sum"
+      )
     return points / sums[:, self.block]
 
   def cells(self, point: Float[np.ndarray, " d"]) -> dict[str, float]:
@@ -147,8 +151,10 @@ class Space:
     pool = self.check(pool)
     if (low := pool < self.lower - 1e-9).any():
       row, column = np.argwhere(low)[0]
-      raise ValueError(f"candidate {row}: weight of {self.names[column]!r} is "
-                       f"{pool[row, column]:.3g}, under its lower bound {self.lower[column]:.3g}")
+      raise ValueError(
+        f"candidate {row}: weight of {self.names[column]!r} is "
+        f"{pool[row, column]:.3g}, under its lower bound {self.lower[column]:.3g}"
+      )
     pool.setflags(write=False)
     return dataclasses.replace(self, pool=pool)
 

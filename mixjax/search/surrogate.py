@@ -180,8 +180,16 @@ def condition(observations: Observations, space: Space, hyper: Hyperparameters) 
   with _exact():
     process, weights, log_marginal = _condition(lengths, hyper.amplitude, hyper.noise, *data.arrays)
   residuals = data.residuals[: len(observations)]
-  return Surrogate(space, hyper, process, residuals, np.asarray(weights), float(log_marginal),
-                   data.center, data.scale)
+  return Surrogate(
+    space,
+    hyper,
+    process,
+    residuals,
+    np.asarray(weights),
+    float(log_marginal),
+    data.center,
+    data.scale,
+  )
 
 
 @contextlib.contextmanager
@@ -289,6 +297,7 @@ def _predict(process, points, weights):
 @jax.jit
 def _covariance(process, points, other):
   other = Points(other, jnp.ones(1))
-  to_points, to_other = (process.solver.solve_triangular(process.kernel(process.X, p))
-                         for p in (points, other))
+  to_points, to_other = (
+    process.solver.solve_triangular(process.kernel(process.X, p)) for p in (points, other)
+  )
   return ((process.kernel(points, other) - to_points.T @ to_other)[:, 0],)

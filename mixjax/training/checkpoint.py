@@ -77,7 +77,8 @@ class Checkpointer:
       manifest.unlink()
     if damaged:
       raise ValueError(
-        f"no checkpoint in {self._folder} is intact ({'; '.join(damaged)}); delete the folder to start anew"
+        f"no checkpoint in {self._folder} is intact ({'; '.join(damaged)}); "
+        "delete the folder to start anew"
       )
     return None
 

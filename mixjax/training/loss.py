@@ -1,8 +1,8 @@
 """Next-token loss on answers only.
 
-Convention of `data.encode`: `loss_mask[b, t]` marks `ids[b, t]` as a token to be predicted, from the
-state at `t - 1`. Rows with images start with the image tokens, which are never predicted, so the
-logits of the first `loss_from - 1` positions are never computed.
+Convention of `data.encode`: `loss_mask[b, t]` marks `ids[b, t]` as a token to be predicted, from
+the state at `t - 1`. Rows with images start with the image tokens, which are never predicted, so
+the logits of the first `loss_from - 1` positions are never computed.
 """
 
 import jax
@@ -42,8 +42,8 @@ def answer_scores(
 ) -> tuple[Float[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]:
   """Per row: summed answer NLL (nats), answer tokens, and whether greedy decoding would be exact.
 
-  Greedy decoding reproduces the answer exactly if and only if every answer token is the argmax given
-  the true ones before it, so exact match needs no generation.
+  Greedy decoding reproduces the answer exactly if and only if every answer token is the argmax
+  given the true ones before it, so exact match needs no generation.
   """
   nll, counted, greedy = token_nll(model, batch, loss_from)
   exact = jnp.all(greedy | ~counted, axis=-1)

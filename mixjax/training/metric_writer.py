@@ -1,7 +1,7 @@
 """Metrics of a run: `metrics.jsonl` always, and clu's own writers where TensorFlow is installed.
 
-clu.metric_writers imports TensorFlow, which a run does not need; so its interface is kept (write_scalars,
-flush, close) and its TensorBoard files come only when it can be imported.
+clu.metric_writers imports TensorFlow, which a run does not need; so its interface is kept
+(write_scalars, flush, close) and its TensorBoard files come only when it can be imported.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ from etils import epath
 
 
 class MetricWriter:
-  """Appends one line a step to `folder/metrics.jsonl`; lines after `resume_from` are dropped first."""
+  """One line a step in `folder/metrics.jsonl`; those after `resume_from` are dropped first."""
 
   def __init__(self, folder: epath.Path, resume_from: int = 0):
     self._path = folder / "metrics.jsonl"
@@ -20,7 +20,7 @@ class MetricWriter:
     if resume_from and self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step(line) <= resume_from]
     self._path.write_text("".join(f"{line}\n" for line in kept))
-    self._file = open(self._path, "a")
+    self._file = open(self._path, "a")  # noqa: SIM115  closed by close()
     self._clu = None
     if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
       from clu import metric_writers

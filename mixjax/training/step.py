@@ -38,6 +38,8 @@ def train_step(
     value, grads = jax.value_and_grad(objective)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
-    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+    return TrainState(
+      optax.apply_updates(state.params, updates), opt_state, state.step + 1
+    ), metrics
 
   return update

@@ -26,7 +26,7 @@ class TrainConfig:
   """A run of `steps` updates; the batch size is the loader's."""
 
   steps: int
-  optimizer: OptimizerConfig = OptimizerConfig()
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
   log_every: int = 16
   save_every: int = 0  # steps between checkpoints; 0 keeps none, for runs of seconds
   curve_every: int = 0  # steps between calls of `on_curve`; 0 never
@@ -34,7 +34,7 @@ class TrainConfig:
 
 @functools.lru_cache(maxsize=8)
 def compiled_step(graphdef: nnx.GraphDef, config: TrainConfig, loss_from: int):
-  """(optimiser, jitted step): cached, so that all runs of one shape in a process share a program."""
+  """(optimiser, jitted step), cached: all runs of one shape in a process share a program."""
   tx = make_optimizer(config.optimizer, config.steps)
   return tx, jax.jit(step_lib.train_step(graphdef, tx, loss_from), donate_argnums=0)
 
@@ -74,7 +74,9 @@ def train(
         loss = float(np.mean(jax.device_get(losses)))
         losses = []
         if not np.isfinite(loss):
-          raise FloatingPointError(f"the loss is {loss} at step {i} of {folder}: lower the learning rate")
+          raise FloatingPointError(
+            f"the loss is {loss} at step {i} of {folder}: lower the learning rate"
+          )
         scalars = {"loss": loss}
         if on_curve and config.curve_every and (i % config.curve_every == 0 or last):
           scalars |= on_curve(i, state.params)

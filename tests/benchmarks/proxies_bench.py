@@ -2,8 +2,8 @@
 
   python tests/benchmarks/proxies_bench.py [--proxies 4] [--steps 20] [--repeats 3]
 
-Prints samples a second of each way and its ratio to `in turn`, from interleaved repeats (median, range).
-Compilation is not counted; batches are random tokens of the gallery's shapes.
+Prints samples a second of each way and its ratio to `in turn`, from interleaved repeats (median,
+range). Compilation is not counted; batches are random tokens of the gallery's shapes.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""The embedded corpus: real visual domains under five tasks, written as LLaVA json beside an image folder.
+"""The embedded corpus: real visual domains under five tasks, written as LLaVA json beside an image
+folder.
 
-Flow: each domain's raw material is dealt to four splits that share none of it; pictures are rendered
-from it; every picture becomes a row per task (VQA: two questions); some cells are made useless or
-mislabelled, as in any real corpus. The benchmarks show fonts, layouts, composites and ranges that no
-training cell holds, on sources that no training cell holds, and one asks what none of them asks.
+Flow: each domain's raw material is dealt to four splits that share none of it; pictures are
+rendered from it; every picture becomes a row per task (VQA: two questions); some cells are made
+useless or mislabelled, as in any real corpus. The benchmarks show fonts, layouts, composites and
+ranges that no training cell holds, on sources that no training cell holds, and one asks what none
+of them asks.
 """
 
 import concurrent.futures
@@ -90,18 +92,17 @@ def split_sources(domain: Domain) -> dict[str, list[str]]:
   if len(set(sources)) != len(sources):
     raise ValueError(f"domain {domain.name} lists a source twice")
   edges = np.round(np.cumsum([0, *SHARES.values()]) * len(sources)).astype(int)
-  return {
-    split: sources[a:b] for split, a, b in zip(SHARES, edges[:-1], edges[1:], strict=True)
-  }
+  return {split: sources[a:b] for split, a, b in zip(SHARES, edges[:-1], edges[1:], strict=True)}
 
 
 def render(domain_name: str, split: str, count: int, seed: int) -> list[Rendered]:
-  """`count` pictures of one domain and split; the sources take turns. Same arguments, same bytes."""
+  """`count` pictures of a domain and split, sources in turn. Same arguments, same bytes."""
   domain = DOMAINS[domain_name]
   sources = split_sources(domain)[split]
   rendered = []
   for i in range(count):
-    # Like the web that CLIP has seen, the pretrain split holds every style; the training cells do not.
+    # Like the web that CLIP has seen, the pretrain split holds every style; the training cells do
+    # not.
     held_out = split in ("validation", "benchmark") or (split == "pretrain" and i % 2 == 1)
     source = sources[i % len(sources)]
     entropy = zlib.crc32(f"{domain_name}:{split}:{source}".encode())
@@ -109,7 +110,9 @@ def render(domain_name: str, split: str, count: int, seed: int) -> list[Rendered
     picture = domain.render(source, rng, held_out)
     png = io.BytesIO()
     Image.fromarray(picture.image).save(png, "PNG", compress_level=1)
-    rendered.append(Rendered(f"{split}/{domain_name}-{i:05d}.png", domain_name, picture, png.getvalue()))
+    rendered.append(
+      Rendered(f"{split}/{domain_name}-{i:05d}.png", domain_name, picture, png.getvalue())
+    )
   return rendered
 
 
@@ -202,8 +205,8 @@ def write(
 ) -> dict:
   """Builds the gallery: `train.json`, `validation.json`, `benchmark.json`, images and a card.
 
-  `scale` multiplies the training pictures; the benchmarks have `per_benchmark` questions each, in each
-  of the two held-out splits. Returns the card: counts a domain, which cells are
+  `scale` multiplies the training pictures; the benchmarks have `per_benchmark` questions each, in
+  each of the two held-out splits. Returns the card: counts a domain, which cells are
   useless or mislabelled, and a checksum over everything written. Kill-safe: the card is last.
   """
   folder = epath.Path(folder)

@@ -141,8 +141,9 @@ def matches(
 def pool_of(space: Space) -> Float[np.ndarray, "m d"]:
   """The candidates of `space`; ValueError if it has none."""
   if space.pool is None:
-    raise ValueError(f"the {space.name} axis has no pool: use "
-                     "space.with_pool(candidates(space, 2000, seed))")
+    raise ValueError(
+      f"the {space.name} axis has no pool: use space.with_pool(candidates(space, 2000, seed))"
+    )
   return space.pool
 
 
@@ -164,5 +165,7 @@ def check_enough(left: int, count: int) -> None:
   if count < 1:
     raise ValueError(f"asked for {count} mixtures: ask for at least one")
   if left < count:
-    raise ValueError(f"asked for {count} mixtures, but the pool has only {left} not yet run: "
-                     "enlarge the pool or lower the budget")
+    raise ValueError(
+      f"asked for {count} mixtures, but the pool has only {left} not yet run: "
+      "enlarge the pool or lower the budget"
+    )
