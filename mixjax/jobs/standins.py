@@ -248,7 +248,7 @@ def run(config: StandinsConfig, workdir: epath.PathLike) -> None:
   if not (folder / "clip" / "model.safetensors").exists():
     hf.save_clip(_train_clip(config, rows, encoder, tokenizer), folder / "clip", dtype="float16")
   clip = hf.load_clip(folder / "clip")
-  _, features = embed.embed(clip, rows.images)
+  _, features = embed.embed(clip, list(rows.images))
   for i, (name, qwen) in enumerate((("proxy", config.proxy), ("target", config.target))):
     if (folder / name / "model.safetensors").exists():
       continue

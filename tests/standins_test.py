@@ -1,0 +1,56 @@
+"""The stand-ins: the shipped ones open with the reference library, and the job makes such files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mixjax.data import encode
+from mixjax.jobs.atlas import STANDINS
+from mixjax.models import hf
+
+
+def test_the_tokenizer_opens_with_transformers_and_knows_its_boxes():
+  tokenizer = encode.load_tokenizer(STANDINS / "tokenizer")
+  assert len(tokenizer("cat <3><0><15><7>")["input_ids"]) <= 6
+  said = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+  assert said == "<|im_start|>user\nhello<|im_end|>\n"
+
+
+def test_the_target_has_more_than_four_times_the_proxys_parameters():
+  def size(name):
+    import jax
+
+    return sum(x.size for x in jax.tree.leaves(hf.load_llava(STANDINS / name, tower=False)))
+
+  assert size("target") > 4 * size("proxy")
+
+
+def test_proxy_and_target_share_the_tower_of_the_clip():
+  clip = hf.load_clip(STANDINS / "clip")
+  for name in ("proxy", "target"):
+    tower = hf.load_llava(STANDINS / name).vision
+    np.testing.assert_array_equal(tower.patch.kernel[...], clip.vision.patch.kernel[...])
+
+
+def test_the_shipped_weights_are_a_few_megabytes():
+  assert sum(p.stat().st_size for p in STANDINS.rglob("*") if p.is_file()) < 12e6
+
+
+def test_transformers_opens_the_proxy():
+  pytest.importorskip("torch")
+  import transformers
+
+  model, loading = transformers.LlavaForConditionalGeneration.from_pretrained(
+    STANDINS / "proxy", output_loading_info=True
+  )
+  assert not loading["missing_keys"] and not loading["unexpected_keys"]
+  assert model.config.text_config.num_hidden_layers == 2
+
+
+@pytest.mark.slow
+def test_the_job_makes_them(run_main, tmp_path):
+  run_main("configs/standins.py:tiny", tmp_path)
+  for name in ("clip", "proxy", "target"):
+    assert json.loads((tmp_path / name / "config.json").read_text())["architectures"]
+  hf.load_llava(tmp_path / "target")
