@@ -12,7 +12,7 @@ environment() {
   stamp=.venv/installed-$1
   if ! cat requirements*.txt | cmp -s - "$stamp"; then
     echo "installing $1 into .venv (about a minute)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$1" || return 1
+    .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check -r "$1" || return 1
     cat requirements*.txt > "$stamp"
   fi
 }

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)  # jobs report through mixjax.progress
   config = _CONFIG.value
   keep_freed_memory()  # before jax starts
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of what is not installed
   job = importlib.import_module(f"mixjax.jobs.{config.job}")
   try:
     job.main(config.to_dict(), _WORKDIR.value)

@@ -1,6 +1,7 @@
 """Scores on the finished tiny corpus: what they promise, and that blind means blind."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -40,7 +41,8 @@ def test_likelihood_is_that_of_the_answer(world, model):
   question = suite.questions[0]
   row = suite.encoder.encode(question.prompt, question.answer)
   features = np.asarray(suite.features[suite.image_rows[0]], np.float32)[None]
-  logits = llava.logits(llava(row["ids"][None], features, mask=row["mask"][None]))[0]
+  ids, mask = jnp.asarray(row["ids"])[None], jnp.asarray(row["mask"])[None]
+  logits = llava.logits(llava(ids, jnp.asarray(features), mask=mask))[0]
   log_p = jax.nn.log_softmax(logits)
   at = np.flatnonzero(row["loss_mask"])
   nll = -np.mean([log_p[t - 1, row["ids"][t]] for t in at])

@@ -138,7 +138,7 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
   """All proxies: baselines, then each axis. Returns what search.json holds."""
   axes = spaces(config, rows)
   total = config.uniform_seeds + len(known) - 1
-  total += sum(2 * budget.runs - budget.seeds for budget in config.axes.values())
+  total += sum(2 * budget.runs for budget in config.axes.values())  # MixAtlas, and at random
   reporter.stage("proxies", total)
   noise_asks = [
     Ask("uniform", "none", known["uniform"], {}, replicate=i) for i in range(config.uniform_seeds)

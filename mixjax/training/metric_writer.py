@@ -42,6 +42,6 @@ class MetricWriter:
 
 def _step(line: str) -> float:
   try:
-    return json.loads(line)["step"]
+    return float(json.loads(line)["step"])
   except (json.JSONDecodeError, KeyError):  # torn by a kill
     return float("inf")
