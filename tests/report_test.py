@@ -89,8 +89,11 @@ def axis(rng, coordinates, noise):
   return {
     "coordinates": list(coordinates), "blocks": ["concept", "task"],
     "history": [
-      {"purpose": p, "trial": i, "score": s, "point": {k: x[k] for k in coordinates}}
-      for i, (p, s, x) in enumerate(zip(purposes, scores, points, strict=True))
+      {
+        "purpose": p, "trial": i, "score": s, "vector": v,
+        "point": {k: x[k] for k in coordinates},
+      }
+      for i, (p, s, v, x) in enumerate(zip(purposes, scores, vectors, points, strict=True))
     ],
     "leave_one_out": {
       "observed": observed, "mean": [o + 0.5 * rng.normal() for o in observed],
@@ -101,9 +104,6 @@ def axis(rng, coordinates, noise):
       "regmix": choice | {"sd": None, "observed": None},
     },
     "uniform_posterior": [33.1, 0.3],
-    "sensitivity_runs": {
-      "points": [[p[k] for k in coordinates] for p in points], "vectors": vectors,
-    },
   }
 
 

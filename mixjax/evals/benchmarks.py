@@ -1,8 +1,8 @@
 """The gallery's ten benchmarks: what each tests, how it is scored, and its questions on disk.
 
 They mirror the paper's ten (section 4.1): visual understanding, documents, reasoning, counting.
-None is a training cell: each asks a kind of question that its domains' training rows never ask, on
-layouts, fonts, composites or ranges that training never shows.
+None is a training cell: their sources are in no other split, and they show fonts, layouts,
+composites and ranges that no training cell holds; breadth also asks what no training row asks.
 """
 
 import dataclasses

@@ -19,6 +19,7 @@ from mixjax.evals import benchmarks
 from mixjax.jobs import transfer
 from mixjax.jobs.atlas import AtlasConfig
 from mixjax.jobs.atlas import run as build_atlas
+from mixjax.jobs.axis import search_axis
 from mixjax.jobs.pool import LocalPool
 from mixjax.jobs.runner import Ask, Runner
 from mixjax.jobs.trial import Budget, Corpus
@@ -26,11 +27,6 @@ from mixjax.jobs.workdir import claim, write_whole
 from mixjax.progress import Reporter
 from mixjax.recipes import recipe as recipe_lib
 from mixjax.recipes import report
-from mixjax.search import surrogate
-from mixjax.search.policies import Observations, Recommendation
-from mixjax.search.policies.best_of_random import BestOfRandom
-from mixjax.search.policies.mixatlas import MixAtlas
-from mixjax.search.policies.regmix import RegMix
 from mixjax.search.space import Space, candidates
 
 SPACES = {"task": Space.task_axis, "concept": Space.concept_axis, "product": Space.product}
@@ -150,117 +146,20 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
   reporter.say(
     f"uniform: {uniform.mean():.2f} +- {noise:.2f} over {len(uniform)} seeds (the noise bar)"
   )
+  baselines = {"uniform": float(uniform.mean())}
+  for ask, result in zip(others, results[len(noise_asks) :], strict=True):
+    baselines[ask.purpose] = result.score
   found = {
     "benchmarks": list(benchmarks.BENCHMARKS),
     "noise": {"uniform": uniform.tolist(), "sd": noise},
-    "baselines": {
-      name: {"weights": known[name], "score": r.score}
-      for name, r in zip(
-        [a.purpose for a in noise_asks[:1] + others], results[len(noise_asks) - 1 :], strict=True
-      )
-    },
+    "baselines": {name: {"weights": known[name], "score": s} for name, s in baselines.items()},
     "axes": {},
   }
-  found["baselines"]["uniform"]["score"] = float(uniform.mean())
   for name, space in axes.items():
-    found["axes"][name] = _search_axis(config, name, space, runner, uniform, reporter)
+    key = (config.seed, 100, list(SPACES).index(name))
+    side = search_axis(space, config.axes[name], config, runner, uniform, key)
+    found["axes"][name] = side
+    for policy, r in side["recommended"].items():
+      sd = f" +- {r['sd']:.2f}" if r["sd"] else ""
+      reporter.say(f"  {name:8} {policy:18} expects {r['mean']:.2f}{sd}")
   return found
-
-
-def _search_axis(
-  config, name: str, space: Space, runner: Runner, uniform, reporter: Reporter
-) -> dict:
-  """MixAtlas in batches; the random design that best-of-random and RegMix share; replicates."""
-  budget = config.axes[name]
-  key = (config.seed, 100, list(SPACES).index(name))
-  mixatlas = MixAtlas(space, seeds=budget.seeds, top=config.top, floor=config.floor)
-  at_uniform = (np.repeat(space.uniform()[None], len(uniform), axis=0), uniform)
-  history: list[dict] = []
-  points, scores, vectors = [], [], []
-
-  def observed() -> Observations:
-    # The uniform runs cost every method the same and tell the surrogate the noise.
-    return Observations(
-      np.concatenate([at_uniform[0], np.array(points).reshape(-1, space.dim)]),
-      np.concatenate([at_uniform[1], scores]),
-    )
-
-  def run(asked: np.ndarray, purpose: str, replicate: int = 0) -> list[float]:
-    asks = [
-      Ask(purpose, name, space.cells(point), space.as_dict(point), replicate) for point in asked
-    ]
-    results = runner.run(asks)
-    for point, result in zip(asked, results, strict=True):
-      history.append(
-        {
-          "purpose": purpose,
-          "trial": result.trial,
-          "score": result.score,
-          "point": space.as_dict(point),
-        }
-      )
-    return [r.score for r in results], [r.vector for r in results]
-
-  def tell(asked, purpose, replicate=0):
-    got, rows_ = run(asked, purpose, replicate)
-    points.extend(asked)
-    scores.extend(got)
-    vectors.extend(rows_)
-
-  first = mixatlas.ask(Observations.none(space), budget.seeds, key)
-  tell(first, "seed")
-  searched = budget.runs - budget.replicates
-  while len(scores) < searched:
-    tell(mixatlas.ask(observed(), min(config.batch, searched - len(scores)), key), "mixatlas")
-  for replicate in range(1, budget.replicates + 1):
-    # Fresh seeds for the leaders, one at a time over the best three by posterior mean.
-    leaders = _leaders(surrogate.fit(observed(), space), np.array(points), 3)
-    tell(leaders[(replicate - 1) % 3][None], "replicate", replicate)
-  best = mixatlas.recommend(observed())
-  fitted = surrogate.fit(observed(), space)
-  left_out = fitted.leave_one_out()
-
-  design = BestOfRandom(space).ask(Observations.none(space), budget.runs, key)
-  random_scores, random_vectors = run(design, "random")
-  random_observations = Observations(
-    np.concatenate([at_uniform[0], design]), np.concatenate([at_uniform[1], random_scores])
-  )
-  regmix = RegMix(space)
-  recommended = {
-    "mixatlas": best,
-    "mixatlas-observed": MixAtlas(space, recommend_by="observed").recommend(observed()),
-    "random": BestOfRandom(space).recommend(Observations(design, np.array(random_scores))),
-    "regmix": regmix.recommend(random_observations),
-  }
-  for policy, r in recommended.items():
-    said = f"{r.mean:.2f}" + (f" +- {r.sd:.2f}" if r.sd else "") if r.mean is not None else "?"
-    reporter.say(f"  {name:8} {policy:18} expects {said}")
-  return {
-    "coordinates": list(space.names),
-    "blocks": [axis.name for axis in space.axes],
-    "history": history,
-    "leave_one_out": {
-      "observed": observed().scores.tolist(), "mean": left_out.mean.tolist(), "sd":
-      left_out.sd.tolist(),
-    },
-    "recommended": {policy: _as_json(space, r) for policy, r in recommended.items()},
-    "uniform_posterior": [float(v[0]) for v in fitted.predict(space.uniform()[None])],
-    "sensitivity_runs": {
-      "points": [*np.array(points).tolist(), *design.tolist()],
-      "vectors": [*vectors, *random_vectors],
-    },
-  }  # fmt: skip
-
-
-def _leaders(fitted: surrogate.Surrogate, points: np.ndarray, count: int) -> np.ndarray:
-  """The evaluated mixtures of highest posterior mean, each once."""
-  distinct = np.unique(points, axis=0)
-  mean, _ = fitted.predict(distinct)
-  return distinct[np.argsort(-mean, kind="stable")[:count]]
-
-
-def _as_json(space: Space, r: Recommendation) -> dict:
-  return {
-    "point": space.as_dict(r.mixture), "weights": space.cells(r.mixture),
-    "mean": r.mean, "sd": r.sd, "observed": r.observed,
-  }  # fmt: skip

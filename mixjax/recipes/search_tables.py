@@ -162,10 +162,9 @@ def random_runs(side: dict) -> tuple[np.ndarray, np.ndarray]:
 
   Adaptive runs crowd where scores are high, which biases correlations.
   """
-  count = len(history(side)[RANDOM].scores)
-  runs = side["sensitivity_runs"]
-  points = np.array(runs["points"], float)[len(runs["points"]) - count :]
-  vectors = np.array(runs["vectors"], float)[len(runs["vectors"]) - count :]
+  runs = [run for run in side["history"] if run["purpose"] == RANDOM]
+  points = np.array([[run["point"][name] for name in side["coordinates"]] for run in runs])
+  vectors = np.array([run["vector"] for run in runs])
   return points, np.concatenate([vectors, vectors.mean(axis=1, keepdims=True)], axis=1)
 
 

@@ -2,7 +2,7 @@
 
 A source is a bundle of eight artworks of eight kinds, so splits share kinds but no artwork.
 Training shows up to three emoji scattered freely; held-out pictures place three on the cells of a
-2 x 2 grid, or four to six on a 3 x 3 grid, and ask for relations, boxes and counts.
+2 x 2 grid, or four to six on a 3 x 3 grid.
 """
 
 import functools

@@ -2,8 +2,7 @@
 
 A source is a set of six digits of six classes, so no two splits share a piece of handwriting.
 Training writes two or three digits in a row or a column; held-out pictures place two to five
-anywhere, with ink and paper in pairs of colours that training does not use, and ask for sums,
-counts, boxes and what lies left or right.
+anywhere, with ink and paper in pairs of colours that training does not use.
 """
 
 import functools

@@ -3,7 +3,7 @@
 A source is a canonical SMILES string out of a few hundred built from scaffolds and substituents,
 with one to three atoms other than carbon; only those carry a letter. Training draws in one font, in
 black or in the usual colours of the elements, on pale paper; held-out pictures are black, in
-another font, on coloured paper, and ask for rings, nitrogen and where one atom lies from another.
+another font, on coloured paper.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """The Earth from orbit (NASA's Blue Marble): what covers the ground, and where it lies.
 
 A source is a tile of 7.2 degrees on which two kinds of ground meet. Training shows at least half of
-it; held-out pictures are close-ups, which training never shows, and ask where things lie.
+it; held-out pictures are close-ups, which training never shows.
 """
 
 import functools
