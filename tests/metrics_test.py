@@ -33,9 +33,9 @@ def test_edit_distance_is_a_metric(a, b, c):
 
 
 def test_iou_of_known_boxes():
-  assert metrics.box_iou((0, 0, 1, 1), (0, 0, 1, 1)) == 1
-  assert metrics.box_iou((0, 0, 0.5, 1), (0.5, 0, 1, 1)) == 0
-  assert metrics.box_iou((0, 0, 1, 0.5), (0, 0.25, 1, 0.75)) == pytest.approx(1 / 3)
+  assert metrics.box_iou((0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0)) == 1
+  assert metrics.box_iou((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)) == 0
+  assert metrics.box_iou((0.0, 0.0, 1.0, 0.5), (0.0, 0.25, 1.0, 0.75)) == pytest.approx(1 / 3)
 
 
 def test_grounding_counts_the_first_box_and_no_box_is_a_miss():
