@@ -13,7 +13,10 @@ import subprocess
 import sys
 import time
 
-PINNED = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+from mixjax.jobs.pool import WORKER_ENVIRONMENT
+
+# What every way gets; the rest of the pool's environment is what pins a process to one thread.
+MEMORY = {k: v for k, v in WORKER_ENVIRONMENT.items() if k.startswith(("MALLOC", "GLIBC"))}
 
 
 def work(way: str, proxies: int, steps: int) -> float:
@@ -28,7 +31,7 @@ def work(way: str, proxies: int, steps: int) -> float:
   from mixjax.training.population import population_step, stack
   from mixjax.training.step import init_state, train_step
 
-  graphdef, params = nnx.split(hf.load_llava(STANDINS / "proxy", tower=False))
+  graphdef, params = nnx.split(hf.load_llava(STANDINS / "proxy", tower=False, unroll=True))
   tx = make_optimizer(OptimizerConfig(), steps)
   rng = np.random.default_rng(0)
   batch = {
@@ -56,9 +59,9 @@ def work(way: str, proxies: int, steps: int) -> float:
 
 
 def launch(way: str, proxies: int, steps: int, core: int | None = None) -> subprocess.Popen:
-  env = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=os.getcwd())
+  env = os.environ | MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
   if core is not None:
-    env |= {"XLA_FLAGS": PINNED, "OMP_NUM_THREADS": "1", "MIXJAX_CORE": str(core)}
+    env |= WORKER_ENVIRONMENT | {"MIXJAX_CORE": str(core)}
   command = [sys.executable, __file__, "--way", way, f"--proxies={proxies}", f"--steps={steps}"]
   return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
