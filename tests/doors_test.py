@@ -1,0 +1,34 @@
+"""The other doors of a workdir: train on its recipe, score the checkpoint, rebuild its report."""
+
+import json
+
+from mixjax.evals.benchmarks import BENCHMARKS
+
+
+def test_a_recipe_trains_and_its_checkpoint_scores_the_same(finished, run_main, tmp_path):
+  recipe = finished / "recipe.json"
+  config = f"configs/train.py:atlas={finished / 'atlas'},mixture={recipe},samples=128,full"
+  run_main(config, tmp_path / "run")
+  trained = json.loads((tmp_path / "run" / "scores.json").read_text())
+  assert (tmp_path / "run" / "checkpoints").exists()
+  assert "projector" in (tmp_path / "run" / "parameters.txt").read_text()
+
+  run = f"configs/evaluate.py:atlas={finished / 'atlas'},run={tmp_path / 'run'}"
+  run_main(run, tmp_path / "scores")
+  scored = json.loads((tmp_path / "scores" / "scores.json").read_text())
+  assert set(scored["benchmark"]) == set(BENCHMARKS)
+  for name, entry in scored["benchmark"].items():
+    assert abs(entry["nll"] - trained["benchmark"][name]["nll"]) < 1e-4
+
+
+def test_a_report_is_rebuilt_with_the_same_bytes(finished, run_main):
+  before = (finished / "report.html").read_bytes()
+  (finished / "report.html").unlink()
+  run_main("configs/report.py", finished)
+  assert (finished / "report.html").read_bytes() == before
+
+
+def test_evaluating_a_run_without_checkpoints_says_so(finished, run_main, tmp_path):
+  run = f"configs/evaluate.py:atlas={finished / 'atlas'},run={tmp_path}"
+  done = run_main(run, tmp_path / "scores", check=False)
+  assert done.returncode == 2 and "no checkpoint in" in done.stderr
