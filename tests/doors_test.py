@@ -1,6 +1,7 @@
 """The other doors of a workdir: train on its recipe, score the checkpoint, rebuild its report."""
 
 import json
+import shutil
 
 from mixjax.evals.benchmarks import BENCHMARKS
 
@@ -32,3 +33,21 @@ def test_evaluating_a_run_without_checkpoints_says_so(finished, run_main, tmp_pa
   run = f"configs/evaluate.py:atlas={finished / 'atlas'},run={tmp_path}"
   done = run_main(run, tmp_path / "scores", check=False)
   assert done.returncode == 2 and "no checkpoint in" in done.stderr
+
+
+def test_images_that_cannot_be_read_go_to_the_ledger_and_nothing_else_changes(
+  finished, run_main, tmp_path
+):
+  gallery = shutil.copytree(finished / "gallery", tmp_path / "gallery")
+  missing, torn = sorted((gallery / "train").iterdir())[:2]
+  missing.unlink()
+  torn.write_bytes(torn.read_bytes()[:100])
+  config = f"configs/atlas.py:corpus={gallery / 'train.json'},questions={gallery}"
+  run_main(config, tmp_path / "run")
+  ledger = (tmp_path / "run" / "atlas" / "ledger.jsonl").read_text().splitlines()
+  named = {json.loads(line)["image"] for line in ledger}
+  assert named == {f"train/{missing.name}", f"train/{torn.name}"}
+  rows = json.loads((gallery / "train.json").read_text())
+  lost = sum(row["image"] in named for row in rows)
+  manifest = json.loads((tmp_path / "run" / "atlas" / "cells" / "manifest.json").read_text())
+  assert sum(cell["rows"] for cell in manifest["cells"].values()) == len(rows) - lost
