@@ -22,6 +22,18 @@ def test_a_recipe_trains_and_its_checkpoint_scores_the_same(finished, run_main, 
     assert abs(entry["nll"] - trained["benchmark"][name]["nll"]) < 1e-4
 
 
+def test_killed_while_scoring_it_scores_the_trained_model(finished, run_main, tmp_path):
+  """The last checkpoint is there and the result is not: no step is trained again."""
+  recipe = finished / "recipe.json"
+  config = f"configs/train.py:atlas={finished / 'atlas'},mixture={recipe},samples=128"
+  run_main(config, tmp_path)
+  log, scores = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "scores.json").read_bytes()
+  (tmp_path / "result.json").unlink()
+  run_main(config, tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_text() == log
+  assert (tmp_path / "scores.json").read_bytes() == scores
+
+
 def test_a_report_is_rebuilt_with_the_same_bytes(finished, run_main):
   before = (finished / "report.html").read_bytes()
   (finished / "report.html").unlink()
