@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -53,16 +52,27 @@ def test_a_second_run_trains_nothing(finished, run_main):
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_recipe(finished, run_main, tmp_path):
-  """Bit for bit what the undisturbed run found: recipe, scores of every trial, targets."""
+  """Bit for bit what the undisturbed run found: recipe, scores of every trial, targets.
+
+  Each kill waits for its stage, so that a slow machine cannot spend them all on the gallery.
+  """
   chance = random.Random(0)
-  for kill_after in (8 + 10 * chance.random() for _ in range(3)):
+  stages = (
+    ("atlas/embedded.json", 1),
+    ("study/trials/*/scores.json", chance.randint(2, 8)),
+    ("targets/target-*/checkpoints/manifest-*.json", chance.randint(1, 4)),
+  )
+  for pattern, count in stages:
     process = run_main("configs/search.py:tiny", tmp_path, wait=False)
-    try:
-      process.wait(kill_after)
-    except subprocess.TimeoutExpired:
-      process.send_signal(signal.SIGKILL)
-      process.wait()
-      time.sleep(0.5)  # the workers end with their parent
+    while len(list(tmp_path.glob(pattern))) < count:
+      assert process.poll() is None, f"it ended before {count} of {pattern}"
+      time.sleep(0.01)
+    time.sleep(0.5 * chance.random())
+    assert process.poll() is None, f"it ended before it was killed at {pattern}"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # the workers end with their parent
+  assert not (tmp_path / "targets.json").exists()
   run_main("configs/search.py:tiny", tmp_path)
   assert (tmp_path / "recipe.json").read_bytes() == (finished / "recipe.json").read_bytes()
   for name in ("mixture.json", "scores.json"):
