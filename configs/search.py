@@ -56,7 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     ),
   )  # fmt: skip
   if args["full"]:
-    config |= dict(target_seeds=3, correlation_mixtures=8, uniform_seeds=6)
+    config |= dict(target_seeds=3, correlation_mixtures=12, uniform_seeds=6)
     config["axes"] = dict(
       task=dict(seeds=12, runs=32, replicates=4),
       concept=dict(seeds=12, runs=32, replicates=4),

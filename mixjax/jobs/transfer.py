@@ -5,6 +5,7 @@ where asked for, enough further mixtures on the target to compare the ranks that
 give.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -54,12 +55,17 @@ def run(config, workdir: epath.Path, pool: LocalPool, found, known, reporter: Re
   full = config.target_seeds > 1
   extra = single_axes(found, config.headline) if full else {}
   ranked = correlation_set(found, config.headline, config.correlation_mixtures)
-  specs, labels = [], []
+  specs: list[TrialSpec] = []
+  labels: list[tuple[str, str, int, TrialSpec]] = []
 
   def want(group: str, name: str, weights, seed: int, budget, **options) -> None:
     folder = workdir / "targets" / f"{group}-{name}-{seed}"
-    specs.append(TrialSpec(str(folder), weights, seed, budget, **options))
-    labels.append((group, name, seed))
+    spec = TrialSpec(str(folder), weights, seed, budget, **options)
+    # Two methods may choose the same mixture: it is trained once and stands under both names.
+    twin = next((s for s in specs if s.full >= spec.full and _same_run(s, spec)), None)
+    if twin is None:
+      specs.append(spec)
+    labels.append((group, name, seed, twin or spec))
 
   seeds = [1000 * (config.seed + 1) + i for i in range(config.target_seeds)]
   for name, weights in (columns | extra).items():
@@ -84,12 +90,12 @@ def run(config, workdir: epath.Path, pool: LocalPool, found, known, reporter: Re
     figure = np.mean([s.get("metric", s["score"]) for s in scores.values()])
     reporter.advance(note=f"run={epath.Path(spec.folder).name} score={figure:.2f}")
 
-  results = pool.run(specs, on_done)
+  done = dict(zip((s.folder for s in specs), pool.run(specs, on_done), strict=True))
   runs = []
-  for (group, name, seed), spec, result in zip(labels, specs, results, strict=True):
+  for group, name, seed, spec in labels:
     lines = (epath.Path(spec.folder) / "metrics.jsonl").read_text().splitlines()
     curve = [entry for entry in map(json.loads, lines) if "validation_nll" in entry]
-    runs.append({"group": group, "name": name, "seed": seed, "curve": curve, **result})
+    runs.append({"group": group, "name": name, "seed": seed, "curve": curve, **done[spec.folder]})
   targets = {
     "runs": runs,
     "proxy_scores": {name: entry["score"] for name, entry in ranked.items()},
@@ -103,6 +109,10 @@ def run(config, workdir: epath.Path, pool: LocalPool, found, known, reporter: Re
     spread = f" +- {np.std(mine, ddof=1):.2f}" if len(mine) > 1 else ""
     reporter.say(f"  target on {name:18} {np.mean(mine):6.2f}{spread}   ({len(mine)} seeds)")
   return targets
+
+
+def _same_run(a: TrialSpec, b: TrialSpec) -> bool:
+  return dataclasses.replace(a, folder=b.folder, full=b.full) == b
 
 
 def table_score(run: dict) -> float:
