@@ -3,17 +3,26 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from mixjax.search import acquire
 from mixjax.search.acquire import choose_batch, upper_confidence_bound
+from mixjax.search.coordinates import reference
 from mixjax.search.policies import Observations
+from mixjax.search.process import JITTER
 from mixjax.search.space import Space, candidates
-from mixjax.search.surrogate import JITTER, Hyperparameters, condition
+from mixjax.search.surrogate import Hyperparameters, condition
 
 SPACE = Space.simplex("five", list("abcde"))
 POOL = candidates(SPACE, 300, 0)
 RUNS = 12
 SCORES = POOL[:RUNS, 0] - POOL[:RUNS, 1] ** 2
-SURROGATE = condition(Observations(POOL[:RUNS], SCORES), SPACE, Hyperparameters((0.6,), 1.0, 0.1))
+SURROGATE = condition(
+  Observations(POOL[:RUNS], SCORES), SPACE, Hyperparameters((2.0,) * 5, 1.0, 0.1)
+)
 UNSEEN = POOL[RUNS:]
+
+
+def seen(points):
+  return np.sqrt(points) / np.sqrt(reference(SPACE)).std(axis=0)
 
 
 def test_the_bound_is_mean_plus_kappa_sd():
@@ -31,13 +40,13 @@ def test_a_batch_is_what_refitting_with_hallucinated_runs_would_choose(pending):
   """GP-BUCB by its definition: each choice is added as a run at its predicted mean."""
 
   def refitted(mixtures):
-    standardised = (SCORES - SURROGATE.center) / SURROGATE.scale
-    model = GaussianProcessRegressor(Matern(0.6, nu=2.5), alpha=0.1**2 + JITTER, optimizer=None)
-    model.fit(np.sqrt(POOL[:RUNS]), standardised)
+    standardised = (SCORES - SCORES.mean()) / SCORES.std()
+    model = GaussianProcessRegressor(Matern(2.0, nu=2.5), alpha=0.1**2 + JITTER, optimizer=None)
+    model.fit(seen(POOL[:RUNS]), standardised)
     if len(mixtures):
-      told = np.concatenate([standardised, model.predict(np.sqrt(mixtures))])
-      model.fit(np.sqrt(np.concatenate([POOL[:RUNS], mixtures])), told)
-    return model.predict(np.sqrt(UNSEEN), return_std=True)
+      told = np.concatenate([standardised, model.predict(seen(mixtures))])
+      model.fit(seen(np.concatenate([POOL[:RUNS], mixtures])), told)
+    return model.predict(seen(UNSEEN), return_std=True)
 
   told = np.zeros((0, 5)) if pending is None else pending
   expected = []
@@ -47,6 +56,13 @@ def test_a_batch_is_what_refitting_with_hallucinated_runs_would_choose(pending):
     bound[expected] = -np.inf
     expected.append(int(np.argmax(bound)))
   assert choose_batch(SURROGATE, UNSEEN, 6, pending=pending).tolist() == expected
+
+
+def test_a_short_list_changes_nothing(monkeypatch):
+  pending = UNSEEN[np.argsort(-upper_confidence_bound(*SURROGATE.predict(UNSEEN)))[:20]]
+  everything = choose_batch(SURROGATE, UNSEEN, 8, pending=pending)
+  monkeypatch.setattr(acquire, "SHORTLIST", 4)
+  assert choose_batch(SURROGATE, UNSEEN, 8, pending=pending).tolist() == everything.tolist()
 
 
 def test_choices_differ_even_when_nothing_is_left_to_learn():

@@ -8,6 +8,9 @@ from mixjax.search.surrogate import Surrogate
 # The paper names no kappa. On recorded runs 2 is as good as 1 without noise and better with it.
 KAPPA = 2.0
 
+# Candidates whose covariances are looked at first; more only where the choice could need them.
+SHORTLIST = 128
+
 
 def upper_confidence_bound(
   mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], kappa: float = KAPPA
@@ -33,26 +36,39 @@ def choose_batch(
   if not 1 <= count <= len(candidates):
     raise ValueError(f"cannot choose {count} of {len(candidates)} candidates")
   told = np.zeros((0, candidates.shape[1])) if pending is None else np.asarray(pending)
-  points = np.concatenate([candidates, told])
-  mean, sd = surrogate.predict(points)
-  variance, noise = sd**2, surrogate.noise_sd**2
-  updates: list[np.ndarray] = []
+  bounds = upper_confidence_bound(*surrogate.predict(candidates), kappa)
+  order = np.argsort(-bounds, kind="stable")
+  size = max(SHORTLIST, 2 * count)
+  while True:
+    short = order[:size]
+    chosen, lowest = _greedy(surrogate, candidates[short], told, count, kappa)
+    # What is told only lowers bounds: a candidate left out can be no better than it was at first.
+    if size >= len(order) or lowest >= bounds[order[size]]:
+      return short[chosen]
+    size *= 4
+
+
+def _greedy(surrogate, candidates, told, count, kappa) -> tuple[np.ndarray, float]:
+  """Positions of the choices, and the lowest bound at which one was made."""
+  mean, covariance = surrogate.joint(np.concatenate([candidates, told]))
+  noise = surrogate.noise_sd**2
 
   def tell(index: int) -> None:
-    nonlocal variance
-    covariance = surrogate.covariance(points, points[index])
-    covariance = covariance - sum(update * update[index] for update in updates)
-    updates.append(covariance / np.sqrt(variance[index] + noise))
-    variance = np.maximum(variance - updates[-1] ** 2, 0)
+    nonlocal covariance
+    column = covariance[:, index]
+    covariance = covariance - np.outer(column, column) / (column[index] + noise)
 
-  for index in range(len(candidates), len(points)):
+  for index in range(len(candidates), len(mean)):
     tell(index)
   chosen: list[int] = []
+  lowest = np.inf
   free = np.ones(len(candidates), bool)
   while True:
-    bound = upper_confidence_bound(mean, np.sqrt(variance), kappa)[: len(candidates)]
+    sd = np.sqrt(np.maximum(np.diag(covariance), 0))
+    bound = upper_confidence_bound(mean, sd, kappa)[: len(candidates)]
     chosen.append(int(np.argmax(np.where(free, bound, -np.inf))))
+    lowest = min(lowest, bound[chosen[-1]])
     if len(chosen) == count:
-      return np.array(chosen)
+      return np.array(chosen), lowest
     free[chosen[-1]] = False
     tell(chosen[-1])

@@ -37,7 +37,6 @@ class MixAtlas:
   recommend_by: Literal["posterior", "observed"] = "posterior"
   top: int = 1
   floor: float = 0.0
-  ard: bool = False
 
   def __post_init__(self):
     if self.recommend_by not in ("posterior", "observed"):
@@ -58,13 +57,13 @@ class MixAtlas:
       return design
     unseen = pool[~matches(pool, np.concatenate([known, design]))]
     pending = np.concatenate([known[len(runs) :], design])
-    fitted = surrogate.fit(runs, self.space, ard=self.ard)
+    fitted = surrogate.fit(runs, self.space)
     chosen = choose_batch(fitted, unseen, count - random, kappa=self.kappa, pending=pending)
     return np.concatenate([design, unseen[chosen]])
 
   def recommend(self, observations: Observations) -> Recommendation:
     runs = observations.at_target()
-    fitted = surrogate.fit(runs, self.space, ard=self.ard)
+    fitted = surrogate.fit(runs, self.space)
     by_posterior = self.recommend_by == "posterior"
     mixture = self._best_posterior(fitted, runs) if by_posterior else runs.best(self.space)
     lower = np.maximum(self.space.lower, self.floor * self.space.uniform())
