@@ -2,7 +2,7 @@
 
   python -m mixjax.main --config=configs/standins.py --workdir=/path/to/standins
 
-About 65 minutes on 2 cores. The files it writes are those shipped in mixjax/standins.
+About an hour on 2 cores. The files it writes are those shipped in mixjax/standins.
 """
 
 from ml_collections import ConfigDict
@@ -40,6 +40,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
       | dict(hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=8,
              num_key_value_heads=4, unroll=3),
       clip_stage=dict(steps=4 if args["tiny"] else 11000, batch_size=64, learning_rate=1e-3),
-      base_stage=dict(steps=4 if args["tiny"] else 5000, batch_size=64, learning_rate=2e-3),
+      base_stage=dict(steps=4 if args["tiny"] else 3500, batch_size=64, learning_rate=2e-3),
     )
   )  # fmt: skip
