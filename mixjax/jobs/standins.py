@@ -11,8 +11,6 @@ The paper starts from CLIP ViT-L/14-336 and Qwen2; a laptop cannot. So, from pre
    and is aligned (stage 1) on captions, transcriptions and captions with regions. None has answered
    a question about an image: that is what the mixtures teach.
 
-Transcriptions are drawn more often than their number: reading is what a small tower learns last.
-
 Half of the pretrain pictures are in the styles kept for benchmarks, since the CLIP and Qwen2 of the
 paper have seen the web; their sources are in no other split.
 """
@@ -91,13 +89,6 @@ def pretrain_rows(config: StandinsConfig) -> PretrainRows:
   return PretrainRows(images, np.array(picture), list(task), list(prompt), list(answer))
 
 
-def _weights(rows: PretrainRows) -> np.ndarray:
-  """float[n]: how often a row is drawn; a text to read often, the absence of one seldom."""
-  read = np.array([task == tasks.OCR for task in rows.task])
-  nothing = np.array([answer == tasks.NO_TEXT for answer in rows.answer])
-  return np.where(read, np.where(nothing, 0.25, 3.0), 1.0)
-
-
 def _optimizer(stage: Stage) -> optax.GradientTransformation:
   return make_optimizer(
     OptimizerConfig(stage.learning_rate, warmup=0.05, weight_decay=0.05), stage.steps
@@ -143,8 +134,7 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
   clip_def, clip_params = nnx.split(clip)
   decoder_def, decoder_params = nnx.split(decoder)
 
-  # Rows come picture by picture.
-  rows_of = np.split(np.arange(len(rows.picture)), np.flatnonzero(np.diff(rows.picture)) + 1)
+  rows_of = [np.flatnonzero(rows.picture == i) for i in range(len(rows.images))]
   captions = [rows.answer[r[0]] for r in rows_of]  # the first row of a picture is its caption
   length = config.clip.text.max_position_embeddings
   ids = np.full((len(captions), length), encoder.end_id, np.int32)
@@ -153,8 +143,6 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
     said = [*tokenizer(caption)["input_ids"][: length - 1], encoder.end_id]
     ids[i, : len(said)], mask[i, : len(said)] = said, True
   encoded = _row_arrays(encoder, rows, text_only=False)
-  weights = _weights(rows)
-  odds_of = [weights[r] / weights[r].sum() for r in rows_of]
 
   def loss_fn(params, batch):
     clip = nnx.merge(clip_def, params["clip"])
@@ -181,9 +169,7 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
   def batch_of(step):
     rng = np.random.default_rng([config.seed, 1, step])
     pictures = rng.integers(len(rows.images), size=config.clip_stage.batch_size)
-    chosen = np.concatenate(
-      [rng.choice(rows_of[i], 2, replace=False, p=odds_of[i]) for i in pictures]
-    )
+    chosen = np.concatenate([rng.choice(rows_of[i], 2, replace=False) for i in pictures])
     return {
       "images": rows.images[pictures],
       "caption_ids": ids[pictures],
@@ -203,7 +189,6 @@ def _train_base(
   llava_config = LlavaConfig(qwen, config.clip.vision, encoder.image_id)
   graphdef, params = nnx.split(Llava(llava_config, rngs=nnx.Rngs(seed), tower=False))
   aligned = np.flatnonzero(np.isin(rows.task, (tasks.CAPTION, tasks.OCR, tasks.GROUNDED)))
-  odds = np.cumsum(_weights(rows)[aligned])
   seen = _row_arrays(encoder, rows, text_only=False)
   read = _row_arrays(encoder, rows, text_only=True)
 
@@ -214,8 +199,7 @@ def _train_base(
   def batch_of(step):
     rng = np.random.default_rng([seed, 2, step])
     half = config.base_stage.batch_size // 2
-    looked = aligned[np.searchsorted(odds, rng.uniform(0, odds[-1], half), side="right")]
-    spoken = rng.integers(len(rows.prompt), size=half)
+    looked, spoken = rng.choice(aligned, half), rng.integers(len(rows.prompt), size=half)
     batch = {k: np.concatenate([seen[k][looked], read[k][spoken]]) for k in seen}
     shown = features[rows.picture[looked]].astype(np.float32)
     return batch | {"features": np.concatenate([shown, np.zeros_like(shown)])}
