@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import meshes
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from mixjax.models import clip, hf
@@ -104,3 +106,52 @@ def test_wrong_sizes_are_refused(model):
 
 def test_config_round_trip(model):
   assert clip.ClipConfig.from_hf(model.config.to_hf()) == model.config
+
+
+STEM = ((4, 2), (6, 2))
+
+
+@pytest.fixture(scope="module")
+def stemmed(model):
+  vision = dataclasses.replace(model.config.vision, stem=STEM)
+  return clip.Clip(dataclasses.replace(model.config, vision=vision), rngs=nnx.Rngs(3))
+
+
+@pytest.mark.parametrize("shape", meshes.SHAPES)
+def test_a_stem_is_convolutions_before_the_patches_are_cut(stemmed, io, shape):
+  """The same by hand, from the definition of a padded convolution; also split over devices."""
+  vision, side = stemmed.vision, stemmed.config.vision.patch_size // 4
+  x = np.asarray(io["pixels"], np.float64)
+  for convolution, (_, stride) in zip(vision.stem, STEM, strict=True):
+    kernel = np.asarray(convolution.kernel[...], np.float64)
+    # "SAME": at stride 2 an even image is padded at its end alone.
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    y = np.einsum("bijchw,hwcd->bijd", windows[:, ::stride, ::stride], kernel)
+    y = y - y.mean(-1, keepdims=True)
+    y = y / np.sqrt((y**2).mean(-1, keepdims=True) + stemmed.config.vision.layer_norm_eps)
+    x = np.asarray(jax.nn.gelu(jnp.asarray(y, jnp.float32)), np.float64)
+  b, h, w, c = x.shape
+  patches = (
+    x.reshape(b, h // side, side, w // side, side, c).swapaxes(2, 3).reshape(b, -1, 6 * side**2)
+  )
+  x = patches @ np.asarray(vision.patch.kernel[...], np.float64)
+  first = np.broadcast_to(vision.class_embedding[...], (b, 1, x.shape[-1]))
+  x = np.concatenate([first, x], axis=1) + np.asarray(vision.positions[...])
+  expected = vision.pre_norm(jnp.asarray(x, jnp.float32))
+  hidden = meshes.run(lambda v, p: v.hidden(p, 0), vision, io["pixels"], shape=shape)
+  close(hidden, expected)
+
+
+def test_a_stem_survives_the_disk_and_other_checkpoints_have_none(stemmed, model, tmp_path):
+  hf.save_clip(stemmed, tmp_path)
+  again = hf.load_clip(tmp_path)
+  assert again.config == stemmed.config and again.config.vision.stem == STEM
+  for ours, theirs in zip(*map(jax.tree.leaves, (again, stemmed)), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  assert "stem" not in model.config.vision.to_hf()
+
+
+def test_a_stem_that_does_not_fit_the_patches_is_refused(model):
+  with pytest.raises(ValueError, match="not a multiple of the stem's stride 3"):
+    dataclasses.replace(model.config.vision, patch_size=8, stem=((4, 3),))

@@ -78,13 +78,34 @@ def stacked_blocks(config: EncoderConfig, rngs: nnx.Rngs) -> Block:
   return jax.vmap(lambda one: Block(config, rngs=one))(rngs.split(config.num_hidden_layers))
 
 
+class Convolution(nnx.Module):
+  """3 x 3 convolution, LayerNorm over channels, GELU."""
+
+  def __init__(self, inputs: int, outputs: int, stride: int, eps: float, *, rngs: nnx.Rngs):
+    self.stride = stride
+    self.kernel = layers.normal(rngs, (3, 3, inputs, outputs), 9 * inputs)
+    self.norm = layers.LayerNorm(outputs, eps)
+
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b y x d"]:
+    kernel = layers.gathered(self.kernel, x.dtype)
+    axes = ("NHWC", "HWIO", "NHWC")
+    strides = (self.stride, self.stride)
+    y = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=axes)
+    return jax.nn.gelu(self.norm(y))
+
+
 class ClipVision(nnx.Module):
   """The vision tower."""
 
   def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
     self.config = config
-    d, side = config.hidden_size, config.patch_size
-    self.patch = layers.Einsum("zc,cd->zd", rngs=rngs, c=3 * side * side, d=d)
+    d, eps = config.hidden_size, config.layer_norm_eps
+    widths = [3, *(channels for channels, _ in config.stem)]
+    self.stem = nnx.List(
+      Convolution(inputs, outputs, stride, eps, rngs=rngs)
+      for inputs, (outputs, stride) in zip(widths, config.stem, strict=False)
+    )
+    self.patch = layers.Einsum("zc,cd->zd", rngs=rngs, c=config.patch_values, d=d)
     self.class_embedding = layers.normal(rngs, (d,), d)
     self.positions = layers.normal(rngs, (config.num_patches + 1, d), d)
     self.pre_norm = layers.LayerNorm(d, config.layer_norm_eps)
@@ -96,7 +117,7 @@ class ClipVision(nnx.Module):
 
     Raises ValueError for pixels of another size and for a layer that is not there.
     """
-    config, side = self.config, self.config.patch_size
+    config = self.config
     if pixels.shape[1:] != (config.image_size, config.image_size, 3):
       raise ValueError(
         f"pixels {pixels.shape} are not [b, {config.image_size}, {config.image_size}, 3]: "
@@ -105,13 +126,17 @@ class ClipVision(nnx.Module):
     depth = layer if layer >= 0 else config.num_hidden_layers + 1 + layer
     if not 0 <= depth <= config.num_hidden_layers:
       raise ValueError(f"layer {layer} of a tower of {config.num_hidden_layers} layers")
-    batch, grid = pixels.shape[0], config.image_size // side
-    split = (batch, grid, side, grid, side, 3)
+    pixels = pixels.astype(config.dtype)
+    for convolution in self.stem:
+      pixels = convolution(pixels)
+    side = config.patch_size // config.stem_stride
+    batch, channels, grid = pixels.shape[0], pixels.shape[3], config.image_size // config.patch_size
+    split = (batch, grid, side, grid, side, channels)
     rows = layers.sharding_with(pixels, *[None] * 5, keep=1)
     patches = jnp.reshape(pixels, split, out_sharding=rows).swapaxes(2, 3)
     rows = layers.sharding_with(pixels, None, None, keep=1)
-    patches = jnp.reshape(patches, (batch, grid * grid, side * side * 3), out_sharding=rows)
-    x = self.patch(patches.astype(config.dtype))
+    patches = jnp.reshape(patches, (batch, grid * grid, config.patch_values), out_sharding=rows)
+    x = self.patch(patches)
     first = layers.gathered(self.class_embedding, x.dtype)[None, None]
     first = jnp.broadcast_to(first, x[:, :1].shape, out_sharding=layers.sharding_with(x))
     x = jnp.concatenate([first, x], axis=1) + layers.gathered(self.positions, x.dtype)[None]

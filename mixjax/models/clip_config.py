@@ -1,6 +1,8 @@
 """Sizes of CLIP's two towers, read from and written to Hugging Face `config.json`."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,13 +57,24 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipVisionConfig(EncoderConfig):
-  """A vision transformer over square images cut into square patches."""
+  """A vision transformer over square images cut into square patches.
+
+  `stem` is ours: (channels, stride) of 3 x 3 convolutions through which pixels pass before they are
+  cut. Without it, as in Hugging Face's CLIP, a small tower needs many more pictures to read.
+  """
 
   image_size: int = 224
   patch_size: int = 32
+  stem: Sequence[Sequence[int]] = ()
 
   def __post_init__(self):
     super().__post_init__()
+    # JSON knows lists alone, and a config is compared and hashed.
+    object.__setattr__(self, "stem", tuple((channels, stride) for channels, stride in self.stem))
+    if self.patch_size % self.stem_stride:
+      raise ValueError(
+        f"patch_size={self.patch_size} is not a multiple of the stem's stride {self.stem_stride}"
+      )
     if self.image_size % self.patch_size:
       raise ValueError(
         f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}"
@@ -70,6 +83,22 @@ class ClipVisionConfig(EncoderConfig):
   @property
   def num_patches(self) -> int:
     return (self.image_size // self.patch_size) ** 2
+
+  @property
+  def stem_stride(self) -> int:
+    return math.prod(stride for _, stride in self.stem)
+
+  @property
+  def patch_values(self) -> int:
+    """Numbers in one patch, as the projection to `hidden_size` sees it."""
+    channels = self.stem[-1][0] if self.stem else 3
+    return channels * (self.patch_size // self.stem_stride) ** 2
+
+  def to_hf(self) -> dict[str, Any]:
+    section = super().to_hf()
+    if not self.stem:
+      del section["stem"]
+    return section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +122,7 @@ HF_DEFAULTS = {
     projection_dim=512,
     image_size=224,
     patch_size=32,
+    stem=(),
   ),
   ClipTextConfig: dict(
     hidden_size=512,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mixjax.models.clip import ClipConfig
+from mixjax.models.clip_config import ClipConfig, ClipVisionConfig
 from mixjax.models.llava import LlavaConfig
 from mixjax.models.qwen2 import Qwen2Config
 
@@ -43,11 +43,19 @@ FLAT = Layout(lambda ours: (math.prod(ours),), np.ravel, lambda w, ours: w.resha
 LINEAR, OUTPUT = linear(1), linear(2)
 
 
+# torch.nn.Conv2d keeps [out, in, row, column]; ours is [row, column, in, out].
+CONVOLUTION = Layout(
+  shape=lambda ours: (ours[3], ours[2], ours[0], ours[1]),
+  to_torch=lambda w: w.transpose(3, 2, 0, 1),
+  from_torch=lambda w, ours: w.transpose(2, 3, 1, 0),
+)
+
+
 def patch(side: int) -> Layout:
-  """torch.nn.Conv2d keeps [out, channel, row, column]; ours is [row * column * channel, out]."""
+  """A convolution that is as wide as its stride; ours is [row * column * channel, out]."""
   return Layout(
-    shape=lambda ours: (ours[1], 3, side, side),
-    to_torch=lambda w: w.reshape(side, side, 3, -1).transpose(3, 2, 0, 1),
+    shape=lambda ours: (ours[1], ours[0] // side**2, side, side),
+    to_torch=lambda w: w.reshape(side, side, -1, w.shape[1]).transpose(3, 2, 0, 1),
     from_torch=lambda w, ours: w.transpose(2, 3, 1, 0).reshape(ours),
   )
 
@@ -96,8 +104,14 @@ def clip_encoder_table() -> Table:
   ]
 
 
-def clip_vision_table(side: int) -> Table:
+def clip_vision_table(config: ClipVisionConfig) -> Table:
+  side = config.patch_size // config.stem_stride
+  stem = []  # no Hugging Face checkpoint has one
+  for i in range(len(config.stem)):
+    stem.append((f"stem.{i}.kernel", f"embeddings.stem.{i}.weight", CONVOLUTION))
+    stem += norm(f"stem.{i}.norm", f"embeddings.stem.{i}.layernorm")
   return [
+    *stem,
     ("class_embedding", "embeddings.class_embedding", SAME),
     ("patch.kernel", "embeddings.patch_embedding.weight", patch(side)),
     ("positions", "embeddings.position_embedding.weight", SAME),
@@ -115,7 +129,7 @@ def clip_table(config: ClipConfig) -> Table:
     *clip_encoder_table(),
   ]
   return [
-    *under("vision", "vision_model", clip_vision_table(config.vision.patch_size)),
+    *under("vision", "vision_model", clip_vision_table(config.vision)),
     *under("text", "text_model", text),
     ("vision_projection.kernel", "visual_projection.weight", LINEAR),
     ("text_projection.kernel", "text_projection.weight", LINEAR),
@@ -130,7 +144,7 @@ def llava_table(config: LlavaConfig, tower: bool) -> Table:
     *dense("projector.down", "multi_modal_projector.linear_2"),
   ]
   if tower:
-    table += under("vision", "vision_tower", clip_vision_table(config.vision.patch_size))
+    table += under("vision", "vision_tower", clip_vision_table(config.vision))
   return table
 
 

@@ -116,12 +116,13 @@ class LayerNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones(size))
     self.bias = nnx.Param(jnp.zeros(size))
 
-  def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.epsilon)
+    leading = (None,) * (x.ndim - 1)
     scale, bias = gathered(self.scale, x.dtype), gathered(self.bias, x.dtype)
-    return y.astype(x.dtype) * scale[None, None] + bias[None, None]
+    return y.astype(x.dtype) * scale[leading] + bias[leading]
 
 
 def rotary_angles(

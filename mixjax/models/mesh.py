@@ -26,7 +26,7 @@ PLACEMENTS = (
   (r"projector\.down\.kernel", P("model", "data")),
   (r"embedding|head", P("model", "data")),
   (r"(o|down)\.bias|\w*norm\.(scale|bias)", P()),
-  (r"class_embedding|positions|patch\.kernel|\w+_projection\.kernel|logit_scale", P()),
+  (r"class_embedding|positions|(patch|stem\.\d+)\.kernel|\w+_projection\.kernel|logit_scale", P()),
 )
 
 
