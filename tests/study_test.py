@@ -152,6 +152,51 @@ def test_a_mistyped_path_starts_nothing_and_a_newer_format_is_not_guessed_at(tmp
     Study(study.path)
 
 
+def test_what_failed_is_tried_again_until_the_attempts_are_spent(study):
+  for row in range(5):
+    study.attach(make_trial(row=row))
+  study.mark(0, FAILED, "host lost")
+  study.mark(1, INFEASIBLE, "diverged")
+  study.mark(2, RUNNING)
+  study.record(3, SCORES)
+  others = [study.get(i) for i in (1, 2, 3, 4)]
+  (again,) = study.retry(3)
+  assert (again.id, again.state, again.detail) == (0, QUEUED, "host lost")
+  assert study.attempt(0) == 2 and study.retry(3) == []  # it has not failed since
+  study.mark(0, RUNNING)
+  study.mark(0, FAILED, "out of memory")
+  assert study.retry(2) == [] and study.get(0).state == FAILED
+  assert [t.id for t in Study(study.path).retry(3)] == [0] and study.attempt(0) == 3
+  study.mark(0, FAILED)
+  assert study.retry(3) == []
+  assert [study.get(i) for i in (1, 2, 3, 4)] == others
+  assert study.record(0, SCORES).state == DONE and study.attempt(0) == 3
+  assert study.retry(99) == []
+  with pytest.raises(ValueError, match="at least 1, not 0"):
+    study.retry(0)
+
+
+def test_a_kill_amid_retries_loses_no_attempt(study, monkeypatch):
+  for row in range(3):
+    study.mark(study.attach(make_trial(row=row)).id, FAILED)
+  path_type = type(epath.Path(study.path))
+  original, left = path_type.replace, [1]
+
+  def dies(self, *args):
+    if left[0] == 0:
+      raise KeyboardInterrupt
+    left[0] -= 1
+    return original(self, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(path_type, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+      study.retry(2)
+  assert [t.state for t in study.trials()] == [QUEUED, FAILED, FAILED] and study.torn() == {}
+  assert [t.id for t in study.retry(2)] == [1, 2]
+  assert [study.attempt(i) for i in range(3)] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("name", ["mixture.json", "status.json", "scores.json"])
 @pytest.mark.parametrize("content", ["", '{"state": "do', "[1]", "\x00\x00"])
 def test_a_torn_file_is_named_and_its_trial_is_not_done(study, name, content):

@@ -111,7 +111,27 @@ class Study:
       allowed = [s for s in STATES if s != DONE]
       raise ValueError(f"{state!r} cannot be marked: it is one of {allowed}, or record scores")
     if self._known(trial_id).state != DONE:
-      _write(self._folder(trial_id) / "status.json", {"state": state, "detail": detail})
+      self._note(trial_id, state, detail, self.attempt(trial_id))
+
+  def attempt(self, trial_id: int) -> int:
+    """Which try at the trial this is, from 1; what a torn status leaves unknown counts as 1."""
+    status, _ = _read(self._folder(trial_id) / "status.json")
+    return (status or {}).get("attempt", 1)
+
+  def retry(self, max_attempts: int) -> list[Trial]:
+    """Queues the failed trials again that were tried less than `max_attempts` times, and returns
+    them, each with what went wrong last in its `detail`.
+
+    Infeasible trials would go wrong again and stay as they are. For the searcher to call, like
+    attach: a failed trial has no worker that could write at the same time.
+    """
+    if max_attempts < 1:
+      raise ValueError(f"max_attempts counts the first try too: at least 1, not {max_attempts}")
+    failed = [trial for trial in self.trials() if trial.state == FAILED]
+    again = [trial for trial in failed if self.attempt(trial.id) < max_attempts]
+    for trial in again:
+      self._note(trial.id, QUEUED, trial.detail, self.attempt(trial.id) + 1)
+    return [self._known(trial.id) for trial in again]
 
   def record(self, trial: Trial | int, scores: Mapping[str, Mapping[str, Any]]) -> Trial:
     """Writes a trial's scores; from then on it is done. The same scores again change nothing.
@@ -133,8 +153,12 @@ class Study:
       )
     if trial.state != DONE:
       _write(folder / "scores.json", scores)
-    _write(folder / "status.json", {"state": DONE, "detail": ""})
+    self._note(trial.id, DONE, "", self.attempt(trial.id))
     return self._known(trial.id)
+
+  def _note(self, trial_id: int, state: str, detail: str, attempt: int) -> None:
+    status = {"state": state, "detail": detail, "attempt": attempt}
+    _write(self._folder(trial_id) / "status.json", status)
 
   def _folder(self, trial_id: int) -> epath.Path:
     return self.path / "trials" / f"{trial_id:05d}"
