@@ -1,8 +1,8 @@
 import json
 
-from configs.search import get_config
 from etils import epath
 
+from configs.search import get_config
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.jobs import transfer
 from mixjax.jobs.search import parse
