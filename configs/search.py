@@ -47,11 +47,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
       product=dict(seeds=16, runs=32, replicates=4),
     ),
     proxy=dict(
-      model=f"{checkpoints}/proxy", samples=2048, batch_size=32, learning_rate=3e-3, save_every=0,
+      model=f"{checkpoints}/proxy", samples=2048, batch_size=32, learning_rate=1e-3, save_every=0,
       curve_points=0,
     ),
     target=dict(
-      model=f"{checkpoints}/target", samples=8192, batch_size=32, learning_rate=2e-3, save_every=64,
+      model=f"{checkpoints}/target", samples=8192, batch_size=32, learning_rate=1e-3, save_every=64,
       curve_points=8,
     ),
   )  # fmt: skip

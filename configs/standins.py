@@ -2,7 +2,7 @@
 
   python -m mixjax.main --config=configs/standins.py --workdir=/path/to/standins
 
-About 20 minutes on 2 cores. The files it writes are those shipped in mixjax/standins.
+About 35 minutes on 2 cores. The files it writes are those shipped in mixjax/standins.
 """
 
 from ml_collections import ConfigDict
@@ -21,13 +21,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     dict(
       job="standins",
       seed=args["seed"],
-      pictures=20 if args["tiny"] else 1500,
+      pictures=20 if args["tiny"] else 2500,
       vocab_size=1024,
       clip=dict(
         projection_dim=64,
         vision=dict(
           hidden_size=32 if args["tiny"] else 128, intermediate_size=512, num_hidden_layers=4,
           num_attention_heads=4, image_size=72, patch_size=12, projection_dim=64, unroll=4,
+          stem=((24, 2), (32, 1), (48, 2), (64, 1), (128, 3)),
         ),
         text=dict(
           vocab_size=1024, hidden_size=64, intermediate_size=256, num_hidden_layers=2,
@@ -39,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       target=qwen
       | dict(hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=8,
              num_key_value_heads=4, unroll=3),
-      clip_stage=dict(steps=4 if args["tiny"] else 3000, batch_size=64, learning_rate=1e-3),
+      clip_stage=dict(steps=4 if args["tiny"] else 3200, batch_size=64, learning_rate=1.5e-3),
       base_stage=dict(steps=4 if args["tiny"] else 2000, batch_size=64, learning_rate=2e-3),
     )
   )  # fmt: skip

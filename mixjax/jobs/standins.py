@@ -3,13 +3,15 @@
 The paper starts from CLIP ViT-L/14-336 and Qwen2; a laptop cannot. So, from pretrain rows alone:
 
 1. `tokenizer/`: a byte-level BPE on their texts.
-2. `clip/`: a small CLIP, trained with its contrastive loss plus, as CoCa does, a generative loss: a
-   small decoder must answer from the tower's patch tokens, so these hold text, places and counts as
-   the features of a CLIP of 400 million pairs do. The decoder is thrown away.
+2. `clip/`: a small CLIP with a convolutional stem, trained with its contrastive loss and two more.
+   As in CoCa, a small decoder must answer from the tower's patch tokens; as in RegionCLIP, each
+   patch must name what stands there. So the tokens hold text, places and counts, as the features of
+   a CLIP of 400 million pairs do. Decoder and names are thrown away.
 3. `proxy/`, `target/`: LLaVA checkpoints of two sizes. Each reads text, all rows without their
-   images, so that answer formats and priors are known before mid-training as they are to any Qwen2;
-   and is aligned (stage 1) on captions, transcriptions and captions with regions. None has answered
-   a question about an image: that is what the mixtures teach.
+   images or beside a picture of something else, so that answer formats and priors are known before
+   mid-training as they are to any Qwen2; and is aligned (stage 1) on captions, transcriptions and
+   captions with regions. None has answered a question about an image: that is what the mixtures
+   teach.
 
 Half of the pretrain pictures are in the styles kept for benchmarks, since the CLIP and Qwen2 of the
 paper have seen the web; their sources are in no other split.
@@ -33,6 +35,7 @@ from PIL import Image
 from mixjax.atlas import embed
 from mixjax.corpus import tasks
 from mixjax.corpus.gallery import gallery
+from mixjax.corpus.gallery.picture import Thing
 from mixjax.data import encode
 from mixjax.jobs.workdir import claim
 from mixjax.models import clip as clip_lib
@@ -41,6 +44,9 @@ from mixjax.models.llava import Llava, LlavaConfig
 from mixjax.models.qwen2 import Qwen2Config
 from mixjax.training import loss
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
+
+# What share of a patch a thing must cover to stand there.
+COVERED = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +76,11 @@ class StandinsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainRows:
-  """Pretrain pictures uint8[n, s, s, 3]; per row its picture, task, prompt and answer."""
+  """Pretrain pictures uint8[n, s, s, 3] and what they show; per row its picture, task, prompt and
+  answer."""
 
   images: np.ndarray
+  things: list[tuple[Thing, ...]]
   picture: np.ndarray
   task: list[str]
   prompt: list[str]
@@ -86,7 +94,26 @@ def pretrain_rows(config: StandinsConfig) -> PretrainRows:
   images = np.stack([np.asarray(Image.open(io.BytesIO(r.png))) for r in rendered])
   found = [(i, *row) for i, r in enumerate(rendered) for row in gallery.answers(r.picture)]
   picture, task, prompt, answer = zip(*found, strict=True)
-  return PretrainRows(images, np.array(picture), list(task), list(prompt), list(answer))
+  things = [r.picture.things for r in rendered]
+  return PretrainRows(images, things, np.array(picture), list(task), list(prompt), list(answer))
+
+
+def _named(rows: PretrainRows, tokenizer, grid: int, vocab_size: int) -> np.ndarray:
+  """Tokens of the labels that stand at each patch: bool[n, grid^2, vocab], eight to a byte."""
+  edges = np.arange(grid + 1) / grid
+  packed = np.zeros((len(rows.images), grid * grid, vocab_size // 8), np.uint8)
+  for i, things in enumerate(rows.things):
+    here = np.zeros((grid * grid, vocab_size), bool)
+    for thing in things:
+      top, left, bottom, right = thing.box
+      high, wide = (
+        np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None) * grid
+        for start, end in ((top, bottom), (left, right))
+      )
+      covered = np.outer(high, wide).ravel() > COVERED
+      here[np.ix_(covered, tokenizer(thing.label)["input_ids"])] = True
+    packed[i] = np.packbits(here, axis=-1)
+  return packed
 
 
 def _optimizer(stage: Stage) -> optax.GradientTransformation:
@@ -143,6 +170,8 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
     said = [*tokenizer(caption)["input_ids"][: length - 1], encoder.end_id]
     ids[i, : len(said)], mask[i, : len(said)] = said, True
   encoded = _row_arrays(encoder, rows, text_only=False)
+  vision = config.clip.vision
+  named = _named(rows, tokenizer, vision.image_size // vision.patch_size, config.vocab_size)
 
   def loss_fn(params, batch):
     clip = nnx.merge(clip_def, params["clip"])
@@ -163,8 +192,10 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
       patches, batch["rows"]["ids"].shape[0] // len(patches), 0
     )
     generative = loss.answer_loss(decoder, batch["rows"], encoder.image_tokens + 1)
-    total = 0.3 * contrastive + generative
-    return total, {"contrastive": contrastive, "generative": generative}
+    names = patches @ params["names"]["kernel"] + params["names"]["bias"]
+    regional = optax.sigmoid_binary_cross_entropy(names, batch["named"]).sum(-1).mean()
+    total = 0.3 * contrastive + generative + 0.3 * regional
+    return total, {"contrastive": contrastive, "generative": generative, "regional": regional}
 
   def batch_of(step):
     rng = np.random.default_rng([config.seed, 1, step])
@@ -174,10 +205,16 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
       "images": rows.images[pictures],
       "caption_ids": ids[pictures],
       "caption_mask": mask[pictures],
+      "named": np.unpackbits(named[pictures], axis=-1).astype(np.float32),
       "rows": {k: v[chosen] for k, v in encoded.items()},
     }
 
-  params = {"clip": clip_params, "decoder": decoder_params}
+  names = {
+    "kernel": jnp.zeros((vision.hidden_size, config.vocab_size)),
+    # Few tokens stand at a patch.
+    "bias": jnp.full(config.vocab_size, -6.0),
+  }
+  params = {"clip": clip_params, "decoder": decoder_params, "names": names}
   params = _run("clip", config.clip_stage, params, loss_fn, batch_of)
   return nnx.merge(clip_def, params["clip"])
 
@@ -185,7 +222,7 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
 def _train_base(
   config: StandinsConfig, name: str, qwen: Qwen2Config, clip, features, rows, encoder, seed: int
 ):
-  """A language model that reads and is aligned: half of each batch is text without images."""
+  """A language model that reads and is aligned: in half of each batch no image helps."""
   llava_config = LlavaConfig(qwen, config.clip.vision, encoder.image_id)
   graphdef, params = nnx.split(Llava(llava_config, rngs=nnx.Rngs(seed), tower=False))
   aligned = np.flatnonzero(np.isin(rows.task, (tasks.CAPTION, tasks.OCR, tasks.GROUNDED)))
@@ -198,11 +235,13 @@ def _train_base(
 
   def batch_of(step):
     rng = np.random.default_rng([seed, 2, step])
-    half = config.base_stage.batch_size // 2
-    looked, spoken = rng.choice(aligned, half), rng.integers(len(rows.prompt), size=half)
-    batch = {k: np.concatenate([seen[k][looked], read[k][spoken]]) for k in seen}
-    shown = features[rows.picture[looked]].astype(np.float32)
-    return batch | {"features": np.concatenate([shown, np.zeros_like(shown)])}
+    quarter = config.base_stage.batch_size // 4
+    looked = rng.choice(aligned, 2 * quarter)
+    beside, spoken = rng.integers(len(rows.prompt), size=(2, quarter))
+    batch = {k: np.concatenate([seen[k][looked], seen[k][beside], read[k][spoken]]) for k in seen}
+    elsewhere = rng.integers(len(rows.images), size=2 * quarter)  # the last quarter sees nothing
+    shown = np.concatenate([rows.picture[looked], elsewhere])
+    return batch | {"features": features[shown].astype(np.float32)}
 
   params = _run(name, config.base_stage, params, loss_fn, batch_of)
   llava = nnx.merge(graphdef, params)
