@@ -279,7 +279,9 @@ def fit_row(objective: Objective, name: str, n: int, seed: int) -> dict:
   ranks nothing and counts as a `spearman` of 0. The first fit of a process includes compilation.
   """
   fitted_on, judged_on = subset(objective, n, seed)
-  space = Space.simplex("domain", objective.domains)
+  # Which mixtures there are is known before any is run; how they score is not.
+  pool = objective.mixtures[[group[0] for group in objective.replicates]]
+  space = Space.simplex("domain", objective.domains, pool=pool)
   runs = Observations(objective.mixtures[fitted_on], objective.sign * objective.values[fitted_on])
   began = time.perf_counter()
   with threadpoolctl.threadpool_limits(1):
