@@ -20,6 +20,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
+def regmix():
+  """The folder of RegMix's recorded runs, which are not part of this repository."""
+  folder = pathlib.Path(os.environ.get("MIXJAX_RECORDED") or "missing") / "regmix"
+  if not folder.exists():
+    pytest.skip("MIXJAX_RECORDED names no folder with regmix/*_1m.csv (github.com/sail-sg/regmix)")
+  return folder
+
+
+@pytest.fixture(scope="session")
 def run_main():
   """Runs the front door in a process of its own, as a user would."""
 

@@ -1,7 +1,5 @@
 import dataclasses
 import functools
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -369,11 +367,8 @@ def test_shapes_of_score_vectors_are_checked():
     ScoreVectors(NAMES, SPACE.pool[:2], np.zeros((2, 2)))
 
 
-def test_on_recorded_runs_benchmarks_predict_their_mean_better_than_one_process_of_it():
-  folder = pathlib.Path(os.environ.get("MIXJAX_RECORDED") or "missing") / "regmix"
-  if not folder.exists():
-    pytest.skip("MIXJAX_RECORDED names no folder with regmix/*_1m.csv (github.com/sail-sg/regmix)")
-  table = tables.read(folder)
+def test_on_recorded_runs_benchmarks_predict_their_mean_better_than_one_process_of_it(regmix):
+  table = tables.read(regmix)
   scores = np.stack(list(table.metrics.values()), axis=1)
   rows = np.random.default_rng([0, 2]).permutation(np.flatnonzero(~table.test))[:32]
   space = Space.simplex("domain", table.domains)

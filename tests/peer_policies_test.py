@@ -1,6 +1,4 @@
 import itertools
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ from scipy.special import rel_entr
 from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
+from mixjax.search import tables
 from mixjax.search.policies import Observations, bimix, matches, mixing_laws, olmix
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.bimix import BiMix, PowerLaw, fit_power_law
@@ -473,36 +472,21 @@ def test_a_zero_weight_is_no_infinite_loss():
   assert np.isfinite(predicted).all() and np.ptp(predicted) < 10 * np.ptp(truth(corners))
 
 
-def test_recorded_proxy_runs_are_ranked_as_published_fits_rank_them():
-  """RegMix's 1M-parameter runs, 512 to fit and 256 to judge, two of their thirteen losses.
+def test_recorded_proxy_runs_are_ranked_as_published_fits_rank_them(regmix):
+  """RegMix's 1M-parameter runs, 512 to fit and 256 to judge, one of their thirteen losses.
 
   The figures are those of an independent program with the same laws; another optimum of the
   log-linear law, or another ridge, is off by more.
   """
-  root = os.environ.get("MIXJAX_RECORDED")
-  folder = pathlib.Path(root or "missing") / "regmix"
-  if not folder.exists():
-    pytest.skip("MIXJAX_RECORDED names no folder with regmix/*_1m.csv (github.com/sail-sg/regmix)")
+  table = tables.read(regmix)
+  scores = -table.metrics["metric/the_pile_pile_cc_val_loss"]
+  runs = Observations(table.mixtures[~table.test], scores[~table.test])
 
-  def table(name):
-    with open(folder / f"{name}_1m.csv") as file:
-      columns = file.readline().strip().split(",")
-      return columns, np.loadtxt(file, delimiter=",")
-
-  def split(name, target):
-    _, mixtures = table(f"{name}_mixture")
-    columns, losses = table(f"{name}_pile_loss")
-    np.testing.assert_array_equal(mixtures[:, 0], losses[:, 0])
-    weights = mixtures[:, 1:] / mixtures[:, 1:].sum(axis=1, keepdims=True)
-    return weights, -losses[:, columns.index(f"metric/the_pile_{target}_val_loss")]
-
-  def rho(fit, target):
-    predict = fit(Observations(*split("train", target)))
-    weights, scores = split("test", target)
-    predicted = predict(weights)
-    return 100 * spearmanr(predicted, scores)[0], np.mean((predicted - scores) ** 2)
+  def judged(fit):
+    predicted, truth = fit(runs)(table.mixtures[table.test]), scores[table.test]
+    return 100 * spearmanr(predicted, truth)[0], np.mean((predicted - truth) ** 2)
 
   for fit in (fit_log_linear, fit_mixing_law):
-    assert rho(fit, "pile_cc") == pytest.approx((96.23, 0.0093), rel=0.005, abs=0.0003)
-  assert rho(fit_quadratic, "pile_cc") == pytest.approx((93.95, 0.0131), abs=0.02)
-  assert rho(fit_power_law, "pile_cc")[0] > 90
+    assert judged(fit) == pytest.approx((96.23, 0.0093), rel=0.005, abs=0.0003)
+  assert judged(fit_quadratic) == pytest.approx((93.95, 0.0131), abs=0.02)
+  assert judged(fit_power_law)[0] > 90

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -378,12 +376,9 @@ def test_the_front_door_gives_the_same_rows_from_two_processes(run_main, tmp_pat
   assert len(there) == 2 and same(here, there)
 
 
-def test_recorded_runs_give_the_known_figures(tmp_path):
+def test_recorded_runs_give_the_known_figures(tmp_path, regmix):
   """RegMix's 1M-parameter runs on Pile-CC: a linear fit to all 512 of them, judged on 256."""
-  folder = pathlib.Path(os.environ.get("MIXJAX_RECORDED") or "missing") / "regmix"
-  if not folder.exists():
-    pytest.skip("MIXJAX_RECORDED names no folder with regmix/*_1m.csv (github.com/sail-sg/regmix)")
-  table = f"table={folder},objective=metric/the_pile_pile_cc_val_loss,workers=0"
+  table = f"table={regmix},objective=metric/the_pile_pile_cc_val_loss,workers=0"
 
   def rows(name, arg):
     job.main(get_config(f"{table},{arg}").to_dict(), str(tmp_path / name))

@@ -1,6 +1,4 @@
 import dataclasses
-import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from mixjax.search import process, surrogate
+from mixjax.search import process, surrogate, tables
 from mixjax.search.coordinates import LOG, SQRT, reference
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space, candidates
@@ -251,26 +249,12 @@ def test_predictions_do_not_depend_on_how_many_are_asked_for():
   assert fitted.predict(many[:0])[0].shape == (0,)
 
 
-def test_recorded_proxy_runs_are_ranked_from_64_of_them():
+def test_recorded_proxy_runs_are_ranked_from_64_of_them(regmix):
   """RegMix's 1M-parameter runs: loss on Pile-CC, fitted on 64 of 512, judged on the 256 others."""
-  root = os.environ.get("MIXJAX_RECORDED")
-  folder = pathlib.Path(root or "missing") / "regmix"
-  if not folder.exists():
-    pytest.skip("MIXJAX_RECORDED names no folder with regmix/*_1m.csv (github.com/sail-sg/regmix)")
-
-  def table(name):
-    with open(folder / f"{name}_1m.csv") as file:
-      columns = file.readline().strip().split(",")
-      return columns, np.loadtxt(file, delimiter=",")
-
-  def split(name):
-    _, mixtures = table(f"{name}_mixture")
-    columns, losses = table(f"{name}_pile_loss")
-    np.testing.assert_array_equal(mixtures[:, 0], losses[:, 0])
-    weights = mixtures[:, 1:] / mixtures[:, 1:].sum(axis=1, keepdims=True)
-    return weights, -losses[:, columns.index("metric/the_pile_pile_cc_val_loss")]
-
-  (weights, scores), (held_out, truth) = split("train"), split("test")
+  table = tables.read(regmix)
+  losses = table.metrics["metric/the_pile_pile_cc_val_loss"]
+  weights, scores = table.mixtures[~table.test], -losses[~table.test]
+  held_out, truth = table.mixtures[table.test], -losses[table.test]
   space = Space.simplex("domain", [str(i) for i in range(weights.shape[1])])
   rhos = []
   for seed in range(5):
