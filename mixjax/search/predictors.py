@@ -4,7 +4,6 @@ import functools
 import warnings
 from collections.abc import Callable
 
-import lightgbm
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -32,22 +31,6 @@ def fit_process(runs: Observations, space: Space, **options) -> Predict:
     return mean, np.hypot(sd, fitted.noise_sd)
 
   return predict
-
-
-def fit_published_trees(runs: Observations, space: Space) -> Predict:
-  """RegMix's LightGBM without its early stopping (on the test set): a constant below 40 runs."""
-  settings = {
-    "objective": "regression",
-    "learning_rate": 0.01,
-    "min_child_samples": 20,
-    "seed": 42,
-    "num_threads": 1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-  }
-  model = lightgbm.train(settings, lightgbm.Dataset(runs.mixtures, runs.scores), 1000)
-  return lambda points: (model.predict(points, num_threads=1), None)
 
 
 def fit_olmix_process(runs: Observations, space: Space) -> Predict:
@@ -83,7 +66,8 @@ SURROGATES: dict[str, Callable[[Observations, Space], Predict]] = {
   "gp-log": functools.partial(fit_process, coordinates=LOG, draws=1),
   "gp-raw": functools.partial(fit_process, coordinates=RAW, draws=1),
   "lightgbm": _without_sd(fit_trees),
-  "lightgbm-published": fit_published_trees,
+  # A constant below 40 runs.
+  "lightgbm-published": _without_sd(functools.partial(fit_trees, leaf=20)),
   "sklearn-gp": fit_olmix_process,
   "linear": fit_linear,
   "quadratic": _without_sd(fit_quadratic),

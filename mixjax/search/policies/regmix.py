@@ -43,12 +43,13 @@ class RegMix:
     return Recommendation(mixture, float(mean), None, observed=runs.mean_at(mixture)[0])
 
 
-def fit_trees(observations: Observations):
+def fit_trees(observations: Observations, *, leaf: int | None = None):
   """RegMix's regressor as a function `float[m, d] -> float[m]`. ValueError if there is no run.
 
   Published settings: 1000 trees, learning rate 0.01, seed 42. Two departures: no early stopping
-  (the published one looks at the test set, and stopping at all is a little worse), and smaller
-  leaves below 100 runs: with the default of 20 rows a leaf, the fit to 32 runs is a constant.
+  (the published one looks at the test set, and stopping at all is a little worse), and, unless
+  `leaf` says how many runs a leaf holds at least, smaller leaves below 100 runs: with the published
+  20, the fit to 32 runs is a constant.
   """
   count = len(observations)
   if not count:
@@ -56,7 +57,7 @@ def fit_trees(observations: Observations):
   settings = {
     "objective": "regression",
     "learning_rate": 0.01,
-    "min_child_samples": 20 if count >= 100 else max(1, min(5, count // 4)),
+    "min_child_samples": leaf or (20 if count >= 100 else max(1, min(5, count // 4))),
     "seed": 42,
     "num_threads": 1,
     "deterministic": True,
