@@ -18,7 +18,7 @@ from etils import epath
 from mixjax.search.objective import Objective
 from mixjax.search.space import SUM_TOLERANCE, Space
 from mixjax.search.study import Study
-from mixjax.search.tables import Table
+from mixjax.search.tables import ABOUT, Table
 from mixjax.search.trial import DONE, FAILED, INFEASIBLE, QUEUED, RUNNING, Scores, Trial
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ OPTUNA = "optuna==5.0.0"
 
 # The purpose of an imported trial is this and the run's name in its table.
 _IMPORTED = "imported:"
-
-# Columns to which a table gives a meaning of its own: no cell or benchmark may be called so.
-_RESERVED = ("", "Unnamed: 0", "run", "name", "index", "fidelity")
 
 
 def objective(study: Study, metric: str = "mean") -> Objective:
@@ -251,7 +248,7 @@ def _point(space: Space, weights: Mapping[str, float]) -> dict[str, float]:
 def _write(path: epath.Path, about, rows: Sequence[Mapping[str, float]], missing: str) -> None:
   """A CSV file, whole or not at all; floats as the shortest text that reads back as the same."""
   columns = list(dict.fromkeys(name for row in rows for name in row))
-  if bad := [name for name in columns if name in _RESERVED or name != name.strip()]:
+  if bad := [name for name in columns if name in ABOUT or name != name.strip()]:
     raise ValueError(f"{bad} cannot be columns of {path.name}: a table has other uses for the name")
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 SUM_TOLERANCE = 0.02
 
 # Columns that describe a run and are no domain or metric; "" and "Unnamed: 0" are pandas's own.
-_ABOUT = ("", "Unnamed: 0", "run", "name", "index", "fidelity")
+ABOUT = ("", "Unnamed: 0", "run", "name", "index", "fidelity")
 _MISSING = ("", "nan", "na", "n/a", "null", "none")
 _SPLITS = ("train", "test")
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -240,8 +240,8 @@ def _read_pair(pair: _Pair) -> _Part:
       raise ValueError(
         f"{other.path.name} has no row for {pair.key} {_listed(missing)} of {there.path.name}"
       )
-  domains = [name for name in ratios.columns if name not in _ABOUT]
-  names = [name for name in metrics.columns if name not in _ABOUT]
+  domains = [name for name in ratios.columns if name not in ABOUT]
+  names = [name for name in metrics.columns if name not in ABOUT]
   for sheet, found, what in ((ratios, domains, "domain"), (metrics, names, "metric")):
     if not found or not sheet.runs:
       raise ValueError(f"{sheet.path} has no {'run' if found else what}")
