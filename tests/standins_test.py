@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mixjax.corpus.gallery.picture import Thing
 from mixjax.data import encode
+from mixjax.jobs import standins
 from mixjax.jobs.atlas import STANDINS
 from mixjax.models import hf
 
@@ -51,6 +53,19 @@ def test_but_for_the_stem_the_keys_are_those_of_transformers(tmp_path):
   )
   assert theirs.keys() <= ours.keys()
   assert all(".embeddings.stem." in key for key in ours.keys() - theirs.keys())
+
+
+def test_a_patch_names_what_stands_there():
+  tokenizer = encode.load_tokenizer(STANDINS / "tokenizer")
+  cat = set(tokenizer("cat")["input_ids"])
+  # The cat fills the upper left quarter; the milk a strip that covers a tenth of its patches.
+  things = (Thing("cat", (0.0, 0.0, 0.5, 0.5)), Thing("milk", (0.9, 0.0, 0.925, 1.0)))
+  image = np.zeros((1, 72, 72, 3), np.uint8)
+  rows = standins.PretrainRows(image, [things], np.zeros(1, int), [""], [""], [""])
+  named = np.unpackbits(standins._named(rows, tokenizer, 4, 1024), axis=-1)[0].reshape(4, 4, 1024)
+  for row, column in np.ndindex(4, 4):
+    found = set(np.flatnonzero(named[row, column]))
+    assert found == (cat if row < 2 and column < 2 else set())
 
 
 @pytest.mark.slow
