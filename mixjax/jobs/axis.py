@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixjax.jobs.runner import Ask, Runner
-from mixjax.search import surrogate
+from mixjax.search import total
 from mixjax.search.policies import Observations, Recommendation
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
@@ -17,20 +17,18 @@ LEADERS = 3  # mixtures of highest posterior mean that share the replicates
 class AxisSearch:
   """Runs of one axis and what follows from them.
 
-  `uniform: float[n]` are scores of the uniform mixture under n seeds: every method gets them, since
-  they cost each the same, and they tell the surrogate the noise.
+  `uniform: float[n, b]` are the benchmark scores of the uniform mixture under n seeds: every method
+  gets them, since they cost each the same, and they tell the surrogate the noise.
   """
 
-  def __init__(self, space: Space, runner: Runner, uniform: Float[np.ndarray, " n"]):
+  def __init__(self, space: Space, runner: Runner, uniform: Float[np.ndarray, "n b"]):
     self.space = space
     self.history: list[dict] = []
     self._runner = runner
-    self._at_uniform = Observations(np.repeat(space.uniform()[None], len(uniform), axis=0), uniform)
+    self._at_uniform = _observed(np.repeat(space.uniform()[None], len(uniform), axis=0), uniform)
 
-  def run(
-    self, points: Float[np.ndarray, "n d"], purpose: str, replicate: int = 0
-  ) -> Float[np.ndarray, " n"]:
-    """Scores of `points`; each run is entered in the history."""
+  def run(self, points: Float[np.ndarray, "n d"], purpose: str, replicate: int = 0) -> Observations:
+    """The runs on `points`; each is entered in the history."""
     space = self.space
     asks = [Ask(purpose, space.name, space.cells(p), space.as_dict(p), replicate) for p in points]
     results = self._runner.run(asks)
@@ -44,38 +42,35 @@ class AxisSearch:
           "point": ask.point,
         }
       )
-    return np.array([result.score for result in results])
+    return _observed(points, np.array([result.vector for result in results]))
 
-  def with_uniform(self, points, scores) -> Observations:
+  def with_uniform(self, runs: Observations) -> Observations:
     """What a policy sees: the uniform seeds, then these runs."""
-    return Observations(
-      np.concatenate([self._at_uniform.mixtures, np.reshape(points, (-1, self.space.dim))]),
-      np.concatenate([self._at_uniform.scores, scores]),
-    )
+    return Observations.concatenate([self._at_uniform, runs])
 
   def mixatlas(self, policy: MixAtlas, runs: int, replicates: int, batch: int, key) -> Observations:
     """Algorithm 1 in batches: seeds, GP-UCB, then fresh seeds for the leaders; `runs` in all."""
-    points = policy.ask(Observations.none(self.space), policy.seeds, key)
-    scores = self.run(points, "seed")
-
-    def tell(asked: np.ndarray, purpose: str, replicate: int = 0) -> None:
-      nonlocal points, scores
-      scores = np.concatenate([scores, self.run(asked, purpose, replicate)])
-      points = np.concatenate([points, asked])
-
-    while len(scores) < runs - replicates:
-      count = min(batch, runs - replicates - len(scores))
-      tell(policy.ask(self.with_uniform(points, scores), count, key), "mixatlas")
+    done = self.run(policy.ask(Observations.none(self.space), policy.seeds, key), "seed")
+    while len(done) < runs - replicates:
+      count = min(batch, runs - replicates - len(done))
+      asked = policy.ask(self.with_uniform(done), count, key)
+      done = Observations.concatenate([done, self.run(asked, "mixatlas")])
     for replicate in range(1, replicates + 1):
-      leaders = self._leaders(points, scores)
-      tell(leaders[(replicate - 1) % len(leaders)][None], "replicate", replicate)
-    return self.with_uniform(points, scores)
+      leaders = self._leaders(done)
+      again = leaders[(replicate - 1) % len(leaders)][None]
+      done = Observations.concatenate([done, self.run(again, "replicate", replicate)])
+    return self.with_uniform(done)
 
-  def _leaders(self, points, scores) -> Float[np.ndarray, "k d"]:
+  def _leaders(self, runs: Observations) -> Float[np.ndarray, "k d"]:
     """The evaluated mixtures of highest posterior mean, each once."""
-    distinct = np.unique(points, axis=0)
-    mean, _ = surrogate.fit(self.with_uniform(points, scores), self.space).predict(distinct)
+    distinct = np.unique(runs.mixtures, axis=0)
+    mean, _ = total.fit(self.with_uniform(runs), self.space).predict(distinct)
     return distinct[np.argsort(-mean, kind="stable")[:LEADERS]]
+
+
+def _observed(points: Float[np.ndarray, "n d"], vectors: Float[np.ndarray, "n b"]) -> Observations:
+  """A run scores the mean of its benchmarks."""
+  return Observations(points, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
 
 
 def search_axis(space: Space, budget, config, runner: Runner, uniform, key) -> dict:
@@ -87,14 +82,14 @@ def search_axis(space: Space, budget, config, runner: Runner, uniform, key) -> d
   policy = MixAtlas(space, seeds=budget.seeds, top=config.top, floor=config.floor)
   observed = search.mixatlas(policy, budget.runs, budget.replicates, config.batch, key)
   design = BestOfRandom(space).ask(Observations.none(space), budget.runs, key)
-  scores = search.run(design, "random")
+  drawn = search.run(design, "random")
   recommended = {
     "mixatlas": policy.recommend(observed),
     "mixatlas-observed": MixAtlas(space, recommend_by="observed").recommend(observed),
-    "random": BestOfRandom(space).recommend(Observations(design, scores)),
-    "regmix": RegMix(space).recommend(search.with_uniform(design, scores)),
+    "random": BestOfRandom(space).recommend(drawn),
+    "regmix": RegMix(space).recommend(search.with_uniform(drawn)),
   }
-  fitted = surrogate.fit(observed, space)
+  fitted = total.fit(observed, space)
   left_out = fitted.leave_one_out()
   return {
     "coordinates": list(space.names),

@@ -186,8 +186,9 @@ def _objective(
       + ", ".join(table.metrics)
     )
   runs = tuple(run for run, kept in zip(table.runs, has, strict=True) if kept)
+  metrics = np.stack(list(table.metrics.values()), axis=1)[has] if target == "mean" else None
   return replay.Objective(
-    target, minimize, table.domains, runs, table.mixtures[has], values[has], test
+    target, minimize, table.domains, runs, table.mixtures[has], values[has], test, metrics
   )
 
 

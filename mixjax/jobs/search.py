@@ -141,7 +141,8 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
   ]
   others = [Ask(name, "none", weights, {}) for name, weights in known.items() if name != "uniform"]
   results = runner.run(noise_asks + others)
-  uniform = np.array([r.score for r in results[: len(noise_asks)]])
+  at_uniform = results[: len(noise_asks)]
+  uniform = np.array([r.score for r in at_uniform])
   noise = float(uniform.std(ddof=1)) if len(uniform) > 1 else 0.0
   reporter.say(
     f"uniform: {uniform.mean():.2f} +- {noise:.2f} over {len(uniform)} seeds (the noise bar)"
@@ -155,9 +156,10 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
     "baselines": {name: {"weights": known[name], "score": s} for name, s in baselines.items()},
     "axes": {},
   }
+  vectors = np.array([r.vector for r in at_uniform])
   for name, space in axes.items():
     key = (config.seed, 100, list(SPACES).index(name))
-    side = search_axis(space, config.axes[name], config, runner, uniform, key)
+    side = search_axis(space, config.axes[name], config, runner, vectors, key)
     found["axes"][name] = side
     for policy, r in side["recommended"].items():
       sd = f" +- {r['sd']:.2f}" if r["sd"] else ""

@@ -151,7 +151,11 @@ class ScoreVectors:
     """What a policy sees of the runs under `objective`."""
     weights = objective.over(self.names)
     used = weights != 0
-    stderr = None
+    stderr = part_stderr = None
     if self.stderr is not None and not np.isnan(self.stderr[:, used]).any():
-      stderr = np.linalg.norm(self.stderr[:, used] * weights[used], axis=1)
-    return Observations(self.mixtures, self.scores @ weights, stderr)
+      part_stderr = self.stderr[:, used] * np.abs(weights[used])
+      stderr = np.linalg.norm(part_stderr, axis=1)
+    parts = self.scores[:, used] * weights[used]
+    return Observations(
+      self.mixtures, parts.sum(axis=1), stderr, parts=parts, part_stderr=part_stderr
+    )

@@ -10,21 +10,30 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import Ridge
 
-from mixjax.search import surrogate
+from mixjax.search import surrogate, total
 from mixjax.search.coordinates import LOG, RAW, SQRT
 from mixjax.search.policies import Observations
 from mixjax.search.policies.modomodo import fit_quadratic
 from mixjax.search.policies.olmix import fit_log_linear
 from mixjax.search.policies.regmix import fit_trees
 from mixjax.search.space import Space
+from mixjax.search.surrogate import Surrogate
 
 # Scores `float[m]` of points `float[m, d]`, and their sds, None where the method states none.
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
+def fit_total(runs: Observations, space: Space) -> Predict:
+  """MixAtlas's own surrogate, a process for each part of the scores; its sd includes the noise."""
+  return _with_noise(total.fit(runs, space))
+
+
 def fit_process(runs: Observations, space: Space, **options) -> Predict:
-  """MixAtlas's own surrogate; its sd is that of a new run, noise included."""
-  fitted = surrogate.fit(runs, space, **options)
+  """One process of the scores themselves; its sd is that of a new run, noise included."""
+  return _with_noise(surrogate.fit(runs, space, **options))
+
+
+def _with_noise(fitted: Surrogate | total.Total) -> Predict:
 
   def predict(points):
     mean, sd = fitted.predict(points)
@@ -51,6 +60,16 @@ def fit_linear(runs: Observations, space: Space) -> Predict:
   return lambda points: (model.predict(points), None)
 
 
+def _each_part(fit: Callable[[Observations, Space], Predict]) -> Callable:
+  """`fit` to each part of the scores, predictions added up; no sd, as parts err together."""
+
+  def fitted(runs: Observations, space: Space) -> Predict:
+    laws = [fit(part, space) for part in runs.by_part()]
+    return lambda points: (np.sum([law(points)[0] for law in laws], axis=0), None)
+
+  return fitted
+
+
 def _without_sd(law_of: Callable[[Observations], Callable]):
   def fitted(runs: Observations, space: Space) -> Predict:
     law = law_of(runs)
@@ -60,8 +79,9 @@ def _without_sd(law_of: Callable[[Observations], Callable]):
 
 
 SURROGATES: dict[str, Callable[[Observations, Space], Predict]] = {
-  "gp": fit_process,
-  # The same kernel without what ours learns besides: the coordinates given, and the mode alone.
+  "gp": fit_total,
+  # Without the parts; then without what ours learns besides: the coordinates given, the mode alone.
+  "gp-whole": fit_process,
   "gp-sqrt": functools.partial(fit_process, coordinates=SQRT, draws=1),
   "gp-log": functools.partial(fit_process, coordinates=LOG, draws=1),
   "gp-raw": functools.partial(fit_process, coordinates=RAW, draws=1),
@@ -72,4 +92,8 @@ SURROGATES: dict[str, Callable[[Observations, Space], Predict]] = {
   "linear": fit_linear,
   "quadratic": _without_sd(fit_quadratic),
   "log-linear": _without_sd(fit_log_linear),
+  # Where scores have parts, the others may learn from them too.
+  "lightgbm-parts": _each_part(_without_sd(fit_trees)),
+  "sklearn-gp-parts": _each_part(fit_olmix_process),
+  "log-linear-parts": _each_part(_without_sd(fit_log_linear)),
 }

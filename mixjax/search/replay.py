@@ -68,8 +68,9 @@ POLICIES: dict[str, Callable[[Space, int], Policy]] = {
 class Objective:
   """One metric of a table, or the mean of all, and the n runs that have it.
 
-  `values` are in the metric's own units, lower is better if `minimize`. `test` marks the runs kept
-  for judging, None where the table has no such split.
+  `values` are in the metric's own units, lower is better if `minimize`; `metrics` are those they
+  are the mean of, None for a single one. `test` marks the runs kept for judging, None where the
+  table has no such split.
   """
 
   name: str
@@ -79,6 +80,12 @@ class Objective:
   mixtures: Float[np.ndarray, "n d"]
   values: Float[np.ndarray, " n"]
   test: Bool[np.ndarray, " n"] | None = None
+  metrics: Float[np.ndarray, "n b"] | None = None
+
+  def observations(self, runs: Sequence[int]) -> Observations:
+    """What a policy or a surrogate sees of these runs."""
+    parts = None if self.metrics is None else self.sign * self.metrics[runs] / self.metrics.shape[1]
+    return Observations(self.mixtures[runs], self.sign * self.values[runs], parts=parts)
 
   @property
   def sign(self) -> int:
@@ -146,19 +153,19 @@ def search_row(objective: Objective, policy: str, seed: int, budget: int, batch:
 
   budget = min(budget, len(pool))
   chosen: list[int] = []
-  scores: list[float] = []
+  ran: list[int] = []
   with threadpoolctl.threadpool_limits(1):
     searcher = POLICIES[policy](space, budget)
     while len(chosen) < budget:
-      told = Observations(pool[chosen], scores) if chosen else Observations.none(space)
+      told = objective.observations(ran) if ran else Observations.none(space)
       asked = searcher.ask(told, min(batch, budget - len(chosen)), seed)
       for distance, place in zip(*tree.query(asked, p=np.inf), strict=True):
         run = next(draws[place], None) if distance <= SAME else None
         if run is None:
           raise ValueError(f"{policy} asked for a mixture that has no run left in the table")
         chosen.append(int(place))
-        scores.append(float(objective.sign * objective.values[run]))
-    advice = searcher.recommend(Observations(pool[chosen], scores))
+        ran.append(run)
+    advice = searcher.recommend(objective.observations(ran))
 
   away = np.abs(pool - advice.mixture).sum(axis=1) / 2
   nearest = int(np.argmin(away))
@@ -282,7 +289,7 @@ def fit_row(objective: Objective, name: str, n: int, seed: int) -> dict:
   # Which mixtures there are is known before any is run; how they score is not.
   pool = objective.mixtures[[group[0] for group in objective.replicates]]
   space = Space.simplex("domain", objective.domains, pool=pool)
-  runs = Observations(objective.mixtures[fitted_on], objective.sign * objective.values[fitted_on])
+  runs = objective.observations(fitted_on)
   began = time.perf_counter()
   with threadpoolctl.threadpool_limits(1):
     mean, sd = SURROGATES[name](runs, space)(objective.mixtures[judged_on])

@@ -1,6 +1,7 @@
 """What a policy sees, what it answers, and the two questions it is asked."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,9 @@ from mixjax.search.space import Key, Space, generator
 # Two points closer than this in every weight are the same mixture (decimal rounding in a file).
 SAME = 1e-6
 
+# The fields of `Observations` with a row for each run.
+OF_RUNS = ("mixtures", "scores", "stderr", "fidelity", "parts", "part_stderr")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Observations:
@@ -19,7 +23,9 @@ class Observations:
 
   `stderr` is each score's standard error, `fidelity` each run's budget (larger is nearer the
   target); `pending: float[p, d]` are mixtures under way or given up, not to be proposed again.
-  ValueError if shapes disagree or a number is NaN or infinite: failed runs are pending.
+  `parts: float[n, b]` are what a score is the sum of, such as a b-th of each benchmark's, with
+  their own standard errors `part_stderr` if known: a surrogate learns more from them than from the
+  sum. ValueError if shapes disagree or a number is NaN or infinite: failed runs are pending.
   """
 
   mixtures: Float[np.ndarray, "n d"]
@@ -27,6 +33,8 @@ class Observations:
   stderr: Float[np.ndarray, " n"] | None = None
   fidelity: Float[np.ndarray, " n"] | None = None
   pending: Float[np.ndarray, "p d"] | None = None
+  parts: Float[np.ndarray, "n b"] | None = None
+  part_stderr: Float[np.ndarray, "n b"] | None = None
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -45,10 +53,41 @@ class Observations:
         raise ValueError(f"{name} of run {run} is {value[run]}: leave failed runs out")
     if self.stderr is not None and (self.stderr < 0).any():
       raise ValueError(f"stderr of run {int(np.argmin(self.stderr))} is negative")
+    self._check_parts()
+
+  def _check_parts(self) -> None:
+    if self.parts is None:
+      if self.part_stderr is not None:
+        raise ValueError("part_stderr without parts: give the parts of the scores too")
+      return
+    if self.parts.ndim != 2 or len(self.parts) != len(self.mixtures) or not self.parts.shape[1]:
+      raise ValueError(f"{len(self.mixtures)} mixtures but parts of shape {self.parts.shape}")
+    off = np.abs(self.parts.sum(axis=1) - self.scores)
+    # Written so that NaN is caught too.
+    wrong = ~(off <= SAME * np.abs(self.parts).sum(axis=1))
+    if wrong.any():
+      run = int(np.argmax(wrong))
+      raise ValueError(
+        f"parts of run {run} sum to {self.parts[run].sum()}, but its score is {self.scores[run]}"
+      )
+    if self.part_stderr is not None:
+      if self.part_stderr.shape != self.parts.shape:
+        raise ValueError(f"part_stderr has shape {self.part_stderr.shape}, not {self.parts.shape}")
+      if not (np.isfinite(self.part_stderr) & (self.part_stderr >= 0)).all():
+        raise ValueError("a standard error of a part is negative or not finite")
 
   @classmethod
   def none(cls, space: Space) -> "Observations":
     return cls(np.zeros((0, space.dim)), np.zeros(0))
+
+  @classmethod
+  def concatenate(cls, several: Sequence["Observations"]) -> "Observations":
+    """The runs of all, in order, without what is pending; what only some state is left out."""
+    found = {}
+    for name in OF_RUNS:
+      values = [getattr(one, name) for one in several]
+      found[name] = None if any(value is None for value in values) else np.concatenate(values)
+    return cls(**found)
 
   def __len__(self) -> int:
     return len(self.scores)
@@ -57,11 +96,21 @@ class Observations:
     """Only the runs of the highest fidelity, for policies that do not model the others."""
     if self.fidelity is None or not len(self):
       return self
-    keep = self.fidelity == self.fidelity.max()
-    stderr = None if self.stderr is None else self.stderr[keep]
-    return Observations(
-      self.mixtures[keep], self.scores[keep], stderr, self.fidelity[keep], self.pending
+    kept = self.fidelity == self.fidelity.max()
+    values = {name: getattr(self, name) for name in OF_RUNS}
+    return dataclasses.replace(
+      self, **{name: None if value is None else value[kept] for name, value in values.items()}
     )
+
+  def by_part(self) -> list["Observations"]:
+    """The runs scored by each part alone; by the whole score where no parts are known."""
+    if self.parts is None:
+      return [self]
+    errors = [None] * self.parts.shape[1] if self.part_stderr is None else self.part_stderr.T
+    return [
+      dataclasses.replace(self, scores=scores, stderr=error, parts=None, part_stderr=None)
+      for scores, error in zip(self.parts.T, errors, strict=True)
+    ]
 
   def known(self) -> Float[np.ndarray, "m d"]:
     """Every mixture that needs no further proposal: observed ones, then pending ones."""
