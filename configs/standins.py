@@ -40,7 +40,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
       target=qwen
       | dict(hidden_size=128, intermediate_size=352, num_hidden_layers=3, num_attention_heads=8,
              num_key_value_heads=4, unroll=3),
-      clip_stage=dict(steps=4 if args["tiny"] else 3200, batch_size=64, learning_rate=1.5e-3),
-      base_stage=dict(steps=4 if args["tiny"] else 2000, batch_size=64, learning_rate=2e-3),
+      naming_stage=dict(steps=4 if args["tiny"] else 4000, batch_size=64, learning_rate=1.5e-3),
+      clip_stage=dict(steps=4 if args["tiny"] else 1600, batch_size=64, learning_rate=1e-3),
+      base_stage=dict(steps=4 if args["tiny"] else 3000, batch_size=64, learning_rate=2e-3),
     )
   )  # fmt: skip

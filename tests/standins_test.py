@@ -68,6 +68,32 @@ def test_a_patch_names_what_stands_there():
     assert found == (cat if row < 2 and column < 2 else set())
 
 
+def test_naming_counts_patches_where_something_stands_and_pictures_alike():
+  named = np.zeros((2, 3, 4), np.float32)
+  named[0, 0, 1] = named[1, 0, 1] = named[1, 1, 1] = 1  # one patch of the first picture, two
+  logits = np.zeros((2, 3, 4), np.float32)  # of the second; all four names are as likely
+  assert standins._naming(logits, named) == pytest.approx(np.log(4))
+  elsewhere = logits.copy()
+  elsewhere[:, 2, 0] = 9.0  # a wrong name where nothing stands
+  assert standins._naming(elsewhere, named) == pytest.approx(np.log(4))
+  read = logits.copy()
+  read[0, 0, 1] = 30.0  # the first picture is read: half of the loss is gone
+  assert standins._naming(read, named) == pytest.approx(np.log(4) / 2)
+
+
+def test_base_rows_are_half_aligned_a_quarter_beside_any_picture_a_quarter_text():
+  picture = np.repeat(np.arange(50), 2)
+  rows = standins.PretrainRows(
+    np.zeros((50, 2, 2, 3), np.uint8), [()] * 50, picture, [""] * 100, [""] * 100, [""] * 100
+  )
+  aligned = np.arange(0, 100, 2)
+  with_image, text_only, shown = standins._base_rows(np.random.default_rng(0), 64, rows, aligned)
+  assert (len(with_image), len(text_only), len(shown)) == (48, 16, 64)
+  assert np.isin(with_image[:32], aligned).all()
+  np.testing.assert_array_equal(shown[:32], picture[with_image[:32]])
+  assert np.mean(shown[32:48] == picture[with_image[32:]]) < 0.3
+
+
 @pytest.mark.slow
 def test_the_job_makes_them(run_main, tmp_path):
   run_main("configs/standins.py:tiny", tmp_path)

@@ -4,9 +4,10 @@ The paper starts from CLIP ViT-L/14-336 and Qwen2; a laptop cannot. So, from pre
 
 1. `tokenizer/`: a byte-level BPE on their texts.
 2. `clip/`: a small CLIP with a convolutional stem, trained with its contrastive loss and two more.
-   As in CoCa, a small decoder must answer from the tower's patch tokens; as in RegionCLIP, each
-   patch must name what stands there. So the tokens hold text, places and counts, as the features of
-   a CLIP of 400 million pairs do. Decoder and names are thrown away.
+   As in RegionCLIP, each patch must name what stands there; then, as in CoCa, a small decoder must
+   also answer from the patch tokens. So these hold text, places and counts, as the features of a
+   CLIP of 400 million pairs do. Decoder and names are thrown away. Naming comes first, since
+   reading begins all at once after tens of thousands of pictures, and a step of it costs half.
 3. `proxy/`, `target/`: LLaVA checkpoints of two sizes. Each reads text, all rows without their
    images or beside a picture of something else, so that answer formats and priors are known before
    mid-training as they are to any Qwen2; and is aligned (stage 1) on captions, transcriptions and
@@ -30,6 +31,7 @@ import optax
 from absl import logging
 from etils import epath
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 from PIL import Image
 
 from mixjax.atlas import embed
@@ -68,6 +70,7 @@ class StandinsConfig:
   decoder: Qwen2Config
   proxy: Qwen2Config
   target: Qwen2Config
+  naming_stage: Stage
   clip_stage: Stage
   base_stage: Stage
   seed: int = 0
@@ -151,8 +154,19 @@ def _row_arrays(
   return arrays
 
 
+def _naming(names, named: Bool[Array, "b p v"]) -> Float[Array, ""]:
+  """Cross-entropy of what stands at each patch, given its logits; pictures count alike.
+
+  Patches where nothing stands say nothing: a loss over all of them is small without reading.
+  """
+  count = named.sum(-1)
+  missed = -jnp.sum(named * jax.nn.log_softmax(names), -1) / jnp.maximum(count, 1)
+  there = count > 0
+  return jnp.mean(jnp.sum(missed * there, -1) / jnp.maximum(there.sum(-1), 1))
+
+
 def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Encoder, tokenizer):
-  """Contrastive plus generative; returns the CLIP."""
+  """Contrastive and naming, then generative as well; returns the CLIP."""
   text_config = dataclasses.replace(config.clip.text, eos_token_id=encoder.end_id)
   clip_config = dataclasses.replace(config.clip, text=text_config)
   clip = clip_lib.Clip(clip_config, rngs=nnx.Rngs(config.seed))
@@ -172,8 +186,14 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
   encoded = _row_arrays(encoder, rows, text_only=False)
   vision = config.clip.vision
   named = _named(rows, tokenizer, vision.image_size // vision.patch_size, config.vocab_size)
+  # A picture with text counts twice: there is most to learn.
+  text = [
+    task == tasks.OCR and a != tasks.NO_TEXT for task, a in zip(rows.task, rows.answer, strict=True)
+  ]
+  odds = np.bincount(rows.picture, np.array(text, float)) + 1
+  odds /= odds.sum()
 
-  def loss_fn(params, batch):
+  def loss_fn(params, batch, generates: bool):
     clip = nnx.merge(clip_def, params["clip"])
     decoder = nnx.merge(decoder_def, params["decoder"])
     pixels = clip_lib.preprocess(batch["images"])
@@ -188,18 +208,19 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
       jnp.mean(jnp.sum(same * jax.nn.log_softmax(logits, 1), 1))
       + jnp.mean(jnp.sum(same * jax.nn.log_softmax(logits, 0), 0))
     )
-    batch["rows"]["features"] = jnp.repeat(
-      patches, batch["rows"]["ids"].shape[0] // len(patches), 0
-    )
-    generative = loss.answer_loss(decoder, batch["rows"], encoder.image_tokens + 1)
-    names = patches @ params["names"]["kernel"] + params["names"]["bias"]
-    regional = optax.sigmoid_binary_cross_entropy(names, batch["named"]).sum(-1).mean()
-    total = 0.3 * contrastive + generative + 0.3 * regional
-    return total, {"contrastive": contrastive, "generative": generative, "regional": regional}
+    naming = _naming(patches @ params["names"], batch["named"])
+    metrics = {"contrastive": contrastive, "naming": naming}
+    total = 0.3 * contrastive + naming
+    if generates:
+      features = jnp.repeat(patches, len(batch["rows"]["ids"]) // len(patches), 0)
+      batch["rows"]["features"] = features
+      metrics["generative"] = loss.answer_loss(decoder, batch["rows"], encoder.image_tokens + 1)
+      total += metrics["generative"]
+    return total, metrics
 
-  def batch_of(step):
-    rng = np.random.default_rng([config.seed, 1, step])
-    pictures = rng.integers(len(rows.images), size=config.clip_stage.batch_size)
+  def batch_of(stage, salt, step):
+    rng = np.random.default_rng([config.seed, salt, step])
+    pictures = rng.choice(len(odds), stage.batch_size, p=odds)
     chosen = np.concatenate([rng.choice(rows_of[i], 2, replace=False) for i in pictures])
     return {
       "images": rows.images[pictures],
@@ -209,14 +230,29 @@ def _train_clip(config: StandinsConfig, rows: PretrainRows, encoder: encode.Enco
       "rows": {k: v[chosen] for k, v in encoded.items()},
     }
 
-  names = {
-    "kernel": jnp.zeros((vision.hidden_size, config.vocab_size)),
-    # Few tokens stand at a patch.
-    "bias": jnp.full(config.vocab_size, -6.0),
+  params = {
+    "clip": clip_params,
+    "decoder": decoder_params,
+    "names": jnp.zeros((vision.hidden_size, config.vocab_size)),
   }
-  params = {"clip": clip_params, "decoder": decoder_params, "names": names}
-  params = _run("clip", config.clip_stage, params, loss_fn, batch_of)
+  stages = (("naming", config.naming_stage, False), ("clip", config.clip_stage, True))
+  for salt, (name, stage, generates) in enumerate(stages, 3):
+    step_loss = functools.partial(loss_fn, generates=generates)
+    params = _run(name, stage, params, step_loss, functools.partial(batch_of, stage, salt))
   return nnx.merge(clip_def, params["clip"])
+
+
+def _base_rows(
+  rng: np.random.Generator, count: int, rows: PretrainRows, aligned: Int[np.ndarray, " a"]
+) -> tuple[Int[np.ndarray, " i"], Int[np.ndarray, " t"], Int[np.ndarray, " n"]]:
+  """Rows with an image, rows without, and the picture of each: half of `count` are `aligned` rows
+  with their own picture, a quarter any rows beside any picture, a quarter text alone."""
+  quarter = count // 4
+  looked = rng.choice(aligned, 2 * quarter)
+  beside, spoken = rng.integers(len(rows.prompt), size=(2, quarter))
+  elsewhere = rng.integers(len(rows.images), size=2 * quarter)  # of these the last are not seen
+  shown = np.concatenate([rows.picture[looked], elsewhere])
+  return np.concatenate([looked, beside]), spoken, shown
 
 
 def _train_base(
@@ -235,12 +271,8 @@ def _train_base(
 
   def batch_of(step):
     rng = np.random.default_rng([seed, 2, step])
-    quarter = config.base_stage.batch_size // 4
-    looked = rng.choice(aligned, 2 * quarter)
-    beside, spoken = rng.integers(len(rows.prompt), size=(2, quarter))
-    batch = {k: np.concatenate([seen[k][looked], seen[k][beside], read[k][spoken]]) for k in seen}
-    elsewhere = rng.integers(len(rows.images), size=2 * quarter)  # the last quarter sees nothing
-    shown = np.concatenate([rows.picture[looked], elsewhere])
+    with_image, text_only, shown = _base_rows(rng, config.base_stage.batch_size, rows, aligned)
+    batch = {k: np.concatenate([seen[k][with_image], read[k][text_only]]) for k in seen}
     return batch | {"features": features[shown].astype(np.float32)}
 
   params = _run(name, config.base_stage, params, loss_fn, batch_of)
@@ -261,7 +293,7 @@ def parse(config: dict) -> StandinsConfig:
         projection_dim=clip["projection_dim"],
       ),
       **{name: Qwen2Config(**config[name]) for name in ("decoder", "proxy", "target")},
-      **{name: Stage(**config[name]) for name in ("clip_stage", "base_stage")},
+      **{name: Stage(**config[name]) for name in ("naming_stage", "clip_stage", "base_stage")},
     )
   )
 
