@@ -6,6 +6,7 @@ fixed sizes with rows that are not real, so that a growing study meets few compi
 
 import contextlib
 import dataclasses
+from typing import Protocol
 
 import equinox as eqx
 import jax
@@ -50,6 +51,26 @@ class Matern52(tinygp.kernels.Kernel):
     # The square root has no gradient at 0; nor may rounding make a distance negative.
     r = jnp.sqrt(5 * jnp.maximum(squared, 1e-30))
     return self.amplitude**2 * (1 + r + r**2 / 3) * jnp.exp(-r) * a.real[:, None] * b.real
+
+
+class Form(Protocol):
+  """What a kernel is made of; hashable, as compiled programs take it as a static argument.
+
+  It sees columns made of the d weights. `lengths` has one length-scale for each column, `amplitude`
+  is a scalar or has one for each term. A search moves them in z, prior sds from their medians.
+  """
+
+  def size(self, dim: int) -> tuple[int, int]:
+    """Entries of z: those in front, which set the length-scales, and all. The last is the noise."""
+
+  def unpack(self, z: Float[Array, " z"]) -> tuple[Array, Array, Array]:
+    """Length-scales, amplitude and noise."""
+
+  def columns(self, rows: Float[Array, "n d"]) -> Float[Array, "n columns"]:
+    """What the kernel compares, before the coordinates are learnt."""
+
+  def kernel(self, lengths: Array, amplitude: Array) -> tinygp.kernels.Kernel:
+    """The kernel on `Points` of such columns."""
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from mixjax.search import coordinates as coordinates_lib
 from mixjax.search import process
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.policies import Observations
-from mixjax.search.process import JITTER, Data, Matern52, Points
+from mixjax.search.process import JITTER, Data, Form, Matern52, Points
 from mixjax.search.space import Space
 
 # Medians and log-sds of the log-normal priors, in sds of a coordinate over the space and of the
@@ -43,12 +43,38 @@ DRAWS, MANY = 16, 256
 
 
 @dataclasses.dataclass(frozen=True)
+class Flat:
+  """The form of kernel above: every weight alike, with a length-scale of its own."""
+
+  def size(self, dim: int) -> tuple[int, int]:
+    return dim, dim + 2
+
+  def unpack(self, z):
+    dim = len(z) - 2
+    values = jnp.exp(
+      jnp.log(jnp.array([LENGTH * dim**0.5] * dim + [AMPLITUDE, NOISE]))
+      + jnp.array([LENGTH_SPREAD] * dim + [AMPLITUDE_SPREAD, NOISE_SPREAD]) * z
+    )
+    return values[:dim], values[dim], values[dim + 1]
+
+  def columns(self, rows):
+    return rows
+
+  def kernel(self, lengths, amplitude):
+    return Matern52(lengths, amplitude)
+
+
+FLAT = Flat()
+
+
+@dataclasses.dataclass(frozen=True)
 class Hyperparameters:
   """`lengths` has one length-scale a weight, in sds of its coordinate over the space; `amplitude`
-  and `noise` are sds, in sds of the scores."""
+  and `noise` are sds, in sds of the scores. Other forms of kernel may have several amplitudes, and
+  lengths of what they see instead of weights."""
 
   lengths: tuple[float, ...]
-  amplitude: float
+  amplitude: float | tuple[float, ...]
   noise: float
   coordinates: Coordinates = coordinates_lib.SQRT
 
@@ -56,8 +82,8 @@ class Hyperparameters:
 class Draw(eqx.Module):
   """One process conditioned on runs; stacked along a first axis for several."""
 
-  lengths: Float[Array, " d"]
-  amplitude: Float[Array, ""]
+  lengths: Float[Array, " columns"]
+  amplitude: Float[Array, "*terms"]
   noise: Float[Array, ""]
   exponent: Float[Array, ""]
   offset: Float[Array, ""]
@@ -79,7 +105,9 @@ class Surrogate:
   """Processes conditioned on runs. Scores go in and come out in their own units.
 
   `hyper` are the most probable hyper-parameters and `log_marginal` is theirs, that of the n
-  standardised scores; `draws` are stacked along their first axis.
+  standardised scores; `draws` are stacked along their first axis. `evidence` is the log probability
+  of those scores whatever the hyper-parameters (Laplace's approximation), None where there was no
+  search for them or the mode alone was asked for.
   """
 
   space: Space
@@ -88,6 +116,8 @@ class Surrogate:
   draws: Draw
   data: Data
   count: int
+  evidence: float | None = None
+  form: Form = FLAT
 
   @property
   def noise_sd(self) -> float:
@@ -134,7 +164,9 @@ class Surrogate:
     with process.exact():
       reference = coordinates_lib.reference(self.space)
       filled = process.fill(points, size)
-      answer = program(self.draws, self.data.rows, self.data.real, reference, filled)
+      answer = program(
+        self.draws, self.data.rows, self.data.real, reference, filled, form=self.form
+      )
       return [np.asarray(a)[: len(points)] for a in answer]
 
 
@@ -144,6 +176,7 @@ def fit(
   *,
   coordinates: Coordinates | None = None,
   draws: int | None = None,
+  form: Form = FLAT,
 ) -> Surrogate:
   """The processes that the runs make probable. Deterministic. ValueError if there is no run.
 
@@ -158,11 +191,14 @@ def fit(
     raise ValueError(f"draws come in pairs, or there is one: not {draws}")
   reference = coordinates_lib.reference(space)
   learnt = coordinates is None
-  size = space.dim + 2 + 2 * learnt
+  lengths_end, noise_end = form.size(space.dim)
+  size = noise_end + 2 * learnt
   fixed = np.array([0.0, 0.0] if learnt else dataclasses.astuple(coordinates))
 
   def objective(z):
-    value, gradient = _negative_log_posterior(z, fixed, learnt, reference, *_arrays(data))
+    value, gradient = _negative_log_posterior(
+      z, fixed, learnt, reference, *_arrays(data), form=form
+    )
     if not (np.isfinite(value) and np.isfinite(gradient).all()):
       return 1e25, np.zeros_like(z)
     return float(value), np.asarray(gradient)
@@ -171,48 +207,62 @@ def fit(
   with process.exact():
     for lengths, noise in STARTS:
       start = np.zeros(size)
-      start[: space.dim], start[space.dim + 1] = lengths, noise
+      start[:lengths_end], start[noise_end - 1] = lengths, noise
       found = scipy.optimize.minimize(
         objective, start, jac=True, method="L-BFGS-B", bounds=[(-REACH, REACH)] * size
       )
       if best is None or found.fun < best.fun:
         best = found
-    points = best.x[None]
+    points, evidence = best.x[None], None
     if draws > 1:
-      points = np.concatenate([points, _around(best.x, objective, draws)])
-    thetas = jax.vmap(lambda z: _unpack(z, fixed, learnt))(points)
-    return _conditioned(observations, space, data, thetas)
+      values, vectors = _curvature(best.x, objective)
+      points = np.concatenate([points, _around(best.x, values, vectors, draws)])
+      evidence = float(-best.fun - 0.5 * np.sum(np.log(values)))
+    thetas = jax.vmap(lambda z: _unpack(z, fixed, learnt, form))(points)
+    fitted = _conditioned(observations, space, data, thetas, form)
+    return dataclasses.replace(fitted, evidence=evidence)
 
 
-def condition(observations: Observations, space: Space, hyper: Hyperparameters) -> Surrogate:
+def condition(
+  observations: Observations, space: Space, hyper: Hyperparameters, form: Form = FLAT
+) -> Surrogate:
   """The process with given hyper-parameters. ValueError if there is no run."""
   data = Data.of(observations, space)
-  if len(hyper.lengths) != space.dim:
-    raise ValueError(f"{len(hyper.lengths)} length-scales for {space.dim} weights")
+  columns = form.columns(data.rows).shape[1]
+  if len(hyper.lengths) != columns:
+    raise ValueError(f"{len(hyper.lengths)} length-scales for {columns} weights")
   values = (hyper.lengths, hyper.amplitude, hyper.noise, *dataclasses.astuple(hyper.coordinates))
   with process.exact():
-    return _conditioned(observations, space, data, tuple(np.array(v)[None] for v in values))
+    thetas = tuple(np.array(v)[None] for v in values)
+    return _conditioned(observations, space, data, thetas, form)
 
 
-def _conditioned(observations: Observations, space: Space, data: Data, thetas) -> Surrogate:
+def _conditioned(observations, space: Space, data: Data, thetas, form: Form) -> Surrogate:
   """`thetas` are hyper-parameters: the mode, then the draws; the mode alone is its own draw."""
   reference = coordinates_lib.reference(space)
-  draws, log_marginals = _condition(thetas, reference, *_arrays(data))
+  draws, log_marginals = _condition(thetas, reference, *_arrays(data), form=form)
   if len(log_marginals) > 1:
     draws = jax.tree.map(lambda leaf: leaf[1:], draws)
   lengths, amplitude, noise, exponent, offset = (np.asarray(value[0]).tolist() for value in thetas)
+  amplitude = tuple(amplitude) if isinstance(amplitude, list) else amplitude
   hyper = Hyperparameters(tuple(lengths), amplitude, noise, Coordinates(exponent, offset))
-  return Surrogate(space, hyper, float(log_marginals[0]), draws, data, len(observations))
+  log_marginal = float(log_marginals[0])
+  return Surrogate(space, hyper, log_marginal, draws, data, len(observations), form=form)
 
 
-def _around(mode, objective, count: int) -> Float[np.ndarray, "count z"]:
-  """Draws from the normal distribution with the curvature of the posterior at its mode."""
+def _curvature(mode, objective) -> tuple[Float[np.ndarray, " z"], Float[np.ndarray, "z z"]]:
+  """Eigenvalues and eigenvectors of the curvature of the posterior at its mode."""
   step = 1e-3
   shifts = step * np.eye(len(mode))
   curvature = np.array([objective(mode + s)[1] - objective(mode - s)[1] for s in shifts])
   values, vectors = np.linalg.eigh((curvature + curvature.T) / (4 * step))
   # In z the prior has curvature 1: data that bend the other way make the posterior no wider.
-  root = vectors / np.sqrt(np.maximum(values, 1.0)) @ vectors.T
+  return np.maximum(values, 1.0), vectors
+
+
+def _around(mode, values, vectors, count: int) -> Float[np.ndarray, "count z"]:
+  """Draws from the normal distribution with this curvature at its mode."""
+  root = vectors / np.sqrt(values) @ vectors.T
   half = np.random.default_rng(0).standard_normal((count // 2, len(mode))) @ root
   return np.clip(mode + np.concatenate([half, -half]), -REACH, REACH)
 
@@ -221,45 +271,44 @@ def _arrays(data: Data):
   return data.rows, data.real, data.residuals, data.variance
 
 
-def _unpack(z, fixed, learnt: bool):
+def _unpack(z, fixed, learnt: bool, form: Form):
   """Lengths, amplitude, noise, exponent and offset from prior sds."""
-  dim = len(z) - 2 - 2 * learnt
-  values = jnp.exp(
-    jnp.log(jnp.array([LENGTH * dim**0.5] * dim + [AMPLITUDE, NOISE]))
-    + jnp.array([LENGTH_SPREAD] * dim + [AMPLITUDE_SPREAD, NOISE_SPREAD]) * z[: dim + 2]
-  )
+  end = len(z) - 2 * learnt
+  values = form.unpack(z[:end])
   exponent, offset = fixed
   if learnt:
-    exponent = LARGEST_EXPONENT * jax.nn.sigmoid(EXPONENT_LOGIT + EXPONENT_SPREAD * z[dim + 2])
-    offset = OFFSET * jnp.exp(OFFSET_SPREAD * z[dim + 3])
-  return values[:dim], values[dim], values[dim + 1], jnp.asarray(exponent), jnp.asarray(offset)
+    exponent = LARGEST_EXPONENT * jax.nn.sigmoid(EXPONENT_LOGIT + EXPONENT_SPREAD * z[end])
+    offset = OFFSET * jnp.exp(OFFSET_SPREAD * z[end + 1])
+  return *values, jnp.asarray(exponent), jnp.asarray(offset)
 
 
-def _features(theta, reference, rows) -> Array:
+def _features(theta, reference, rows, form: Form) -> Array:
   *_, exponent, offset = theta
-  mean, sd = coordinates_lib.spread(reference, exponent, offset)
-  return (coordinates_lib.transform(rows, exponent, offset) - mean) / sd
+  mean, sd = coordinates_lib.spread(form.columns(reference), exponent, offset)
+  return (coordinates_lib.transform(form.columns(rows), exponent, offset) - mean) / sd
 
 
-def _process(theta, reference, rows, real, variance):
+def _process(theta, reference, rows, real, variance, form: Form):
   lengths, amplitude, noise, *_ = theta
-  points = Points(_features(theta, reference, rows), real)
-  return process.gaussian_process(Matern52(lengths, amplitude), points, noise, variance)
+  points = Points(_features(theta, reference, rows, form), real)
+  return process.gaussian_process(form.kernel(lengths, amplitude), points, noise, variance)
 
 
-@jax.jit(static_argnames="learnt")
+@jax.jit(static_argnames=("learnt", "form"))
 @jax.value_and_grad
-def _negative_log_posterior(z, fixed, learnt, reference, rows, real, residuals, variance):
+def _negative_log_posterior(
+  z, fixed, learnt, reference, rows, real, residuals, variance, form=FLAT
+):
   """In z, the prior sds from the medians, the prior is a standard normal."""
-  theta = _unpack(z, fixed, learnt)
-  found = _process(theta, reference, rows, real, variance)
+  theta = _unpack(z, fixed, learnt, form)
+  found = _process(theta, reference, rows, real, variance, form)
   return 0.5 * jnp.sum(z**2) - process.log_marginal(found, residuals)
 
 
-@jax.jit
-def _condition(thetas, reference, rows, real, residuals, variance):
+@jax.jit(static_argnames="form")
+def _condition(thetas, reference, rows, real, residuals, variance, form):
   def one(theta):
-    found = _process(theta, reference, rows, real, variance)
+    found = _process(theta, reference, rows, real, variance, form)
     whitened = found.solver.solve_triangular(residuals)
     weights = found.solver.solve_triangular(whitened, transpose=True)
     draw = Draw(*theta, found.solver.scale_tril, weights)
@@ -268,29 +317,29 @@ def _condition(thetas, reference, rows, real, residuals, variance):
   return jax.lax.map(one, thetas)
 
 
-def _cross(draw: Draw, rows, real, reference, points):
+def _cross(draw: Draw, rows, real, reference, points, form: Form):
   """Kernel, the points as it sees them, and their covariance with the runs: plain and whitened."""
   theta = (draw.lengths, draw.amplitude, draw.noise, draw.exponent, draw.offset)
-  kernel = Matern52(draw.lengths, draw.amplitude)
-  seen = Points(_features(theta, reference, points), jnp.ones(len(points)))
-  cross = kernel(seen, Points(_features(theta, reference, rows), real))
+  kernel = form.kernel(draw.lengths, draw.amplitude)
+  seen = Points(_features(theta, reference, points, form), jnp.ones(len(points)))
+  cross = kernel(seen, Points(_features(theta, reference, rows, form), real))
   return kernel, seen, cross, solve_triangular(draw.factor, cross.T, lower=True)
 
 
-@jax.jit
-def _predict(draws, rows, real, reference, points):
+@jax.jit(static_argnames="form")
+def _predict(draws, rows, real, reference, points, form):
   def one(draw):
-    kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points)
+    kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points, form)
     return cross @ draw.weights, kernel(seen) - jnp.sum(whitened**2, axis=0)
 
   means, variances = jax.lax.map(one, draws)
   return means.mean(0), variances.mean(0) + means.var(0)
 
 
-@jax.jit
-def _joint(draws, rows, real, reference, points):
+@jax.jit(static_argnames="form")
+def _joint(draws, rows, real, reference, points, form):
   def one(draw):
-    kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points)
+    kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points, form)
     return cross @ draw.weights, kernel(seen, seen) - whitened.T @ whitened
 
   means, covariances = jax.lax.map(one, draws)
