@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       product=dict(seeds=16, runs=32, replicates=4),
     ),
     proxy=dict(
-      model=f"{checkpoints}/proxy", samples=2048, batch_size=32, learning_rate=1e-3, save_every=0,
+      model=f"{checkpoints}/proxy", samples=2048, batch_size=32, learning_rate=2e-3, save_every=0,
       curve_points=0,
     ),
     target=dict(
@@ -62,8 +62,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
       concept=dict(seeds=12, runs=32, replicates=4),
       product=dict(seeds=24, runs=64, replicates=6),
     )
-    config["proxy"]["samples"] = 4096
-    config["target"] |= dict(samples=16384, curve_points=16)
+    config["proxy"]["samples"] = 3072
+    config["target"] |= dict(samples=12288, curve_points=16)
   if args["tiny"]:
     config |= dict(pool=64, batch=2, uniform_seeds=2, top=4)
     config["axes"] = dict(product=dict(seeds=2, runs=5, replicates=1))
