@@ -2,7 +2,7 @@
 
   python -m mixjax.main --config=configs/standins.py --workdir=/path/to/standins
 
-About 35 minutes on 2 cores. The files it writes are those shipped in mixjax/standins.
+About 50 minutes on 2 cores. The files it writes are those shipped in mixjax/standins.
 """
 
 from ml_collections import ConfigDict
