@@ -3,6 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mixjax.search import surrogate
+from mixjax.search.acquire import choose_batch
 from mixjax.search.policies import Observations, matches
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
@@ -44,6 +46,9 @@ def search(policy, budget, batch, key, noise=0.0):
 POLICIES = {
   "mixatlas": MixAtlas(SPACE, seeds=8),
   "observed": MixAtlas(SPACE, seeds=8, recommend_by="observed"),
+  "log EI": MixAtlas(SPACE, seeds=8, acquisition="log_ei"),
+  "thompson": MixAtlas(SPACE, seeds=8, acquisition="thompson"),
+  "continuous": MixAtlas(SPACE, seeds=8, continuous=True),
   "uniform": Uniform(SPACE),
   "natural": Natural(SPACE, NATURAL),
   "random": BestOfRandom(SPACE),
@@ -142,6 +147,41 @@ def test_the_floor_of_the_space_binds_every_answer(policy):
   assert (policy.recommend(runs).mixture >= space.lower - 1e-12).all()
 
 
+def test_the_bound_over_the_pool_is_the_default():
+  runs = search(BestOfRandom(SPACE), 12, 4, 5)
+  runs = dataclasses.replace(runs, pending=SPACE.pool[:1])
+  fitted, unseen = surrogate.fit(runs, SPACE), SPACE.pool[~matches(SPACE.pool, runs.known())]
+  chosen = choose_batch(fitted, unseen, 3, kappa=2.0, pending=runs.pending)
+  np.testing.assert_array_equal(MixAtlas(SPACE, seeds=8).ask(runs, 3, 7), unseen[chosen])
+  options = SPACE.raise_to_floor(SPACE.pool)
+  best = options[np.argmax(fitted.predict(options)[0])]
+  np.testing.assert_allclose(MixAtlas(SPACE).recommend(runs).mixture, best, atol=1e-15)
+
+
+def test_other_acquisitions_find_the_optimum_too():
+  best, median = truth(SPACE.pool).max(), np.median(truth(SPACE.pool))
+  for name in ("log EI", "thompson"):
+    found = [truth(search(POLICIES[name], 30, 6, key).mixtures).max() for key in range(2)]
+    assert np.max(best - np.array(found)) / (best - median) < 0.05
+
+
+def test_off_a_small_pool_the_proposals_and_the_recommendation_are_better():
+  space = make_space(count=60)
+  policy = MixAtlas(space, seeds=8, continuous=True)
+  runs = search(policy, 16, 4, 0)
+  assert matches(runs.mixtures[:8], space.pool).all()
+  assert not matches(runs.mixtures[8:], space.pool).any()
+  advice = policy.recommend(runs)
+  assert truth(advice.mixture[None])[0] > truth(space.pool).max()
+  assert advice.mean > MixAtlas(space).recommend(runs).mean
+  waiting = dataclasses.replace(runs, pending=policy.ask(runs, 2, 0))
+  assert not matches(policy.ask(waiting, 2, 0), waiting.known()).any()
+  # Parts of the score, one process each, are searched together.
+  parts = np.stack([0.3 * runs.scores, 0.7 * runs.scores], axis=1)
+  split = policy.recommend(dataclasses.replace(runs, parts=parts))
+  np.testing.assert_allclose(split.mixture, advice.mixture, atol=0.02)
+
+
 def test_pending_runs_are_not_proposed_again_and_push_the_next_away():
   runs = search(BestOfRandom(SPACE), 10, 10, 0)
   policy = MixAtlas(SPACE, seeds=4)
@@ -225,6 +265,10 @@ def test_what_cannot_be_answered_says_why():
       policy(SPACE).ask(nothing, 0, 0)
     with pytest.raises(ValueError, match="finished run"):
       policy(SPACE).recommend(nothing)
+  with pytest.raises(ValueError, match="not 'magic'"):
+    MixAtlas(SPACE, acquisition="magic")
+  with pytest.raises(ValueError, match="leave continuous False"):
+    MixAtlas(SPACE, acquisition="thompson", continuous=True)
   with pytest.raises(ValueError, match="no weight for"):
     Natural(SPACE, {"maps": 1.0}).recommend(nothing)
   with pytest.raises(ValueError, match="2 mixtures but scores of shape"):

@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search import surrogate
-from mixjax.search.acquire import KAPPA, choose_batch
+from mixjax.search import total
+from mixjax.search.acquire import KAPPA, Acquisition, check_acquisition, choose_batch
+from mixjax.search.maximize import maximize
 from mixjax.search.policies import (
   Observations,
   Recommendation,
@@ -17,6 +18,8 @@ from mixjax.search.policies import (
   random_unseen,
 )
 from mixjax.search.space import Key, Space
+from mixjax.search.surrogate import Surrogate
+from mixjax.search.total import Total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,10 @@ class MixAtlas:
   highest posterior mean over pool and observed, so that a lucky run does not win and the recipe is
   flatter, which the step to a larger model forgives. Either way each weight is then raised to
   `floor` times the uniform one. `mean` and `sd` are the posterior's at the mixture that comes out.
+
+  `acquisition` replaces the bound (`acquire.choose_batch`), which alone uses `kappa`. `continuous`
+  looks for the proposals, and for the highest posterior mean, on the whole space (`maximize`); the
+  pool then gives the random design, and all but the first of the `top`.
   """
 
   space: Space
@@ -37,33 +44,41 @@ class MixAtlas:
   recommend_by: Literal["posterior", "observed"] = "posterior"
   top: int = 1
   floor: float = 0.0
+  acquisition: Acquisition = "ucb"
+  continuous: bool = False
 
   def __post_init__(self):
     if self.recommend_by not in ("posterior", "observed"):
       raise ValueError(f"recommend_by is 'posterior' or 'observed', not {self.recommend_by!r}")
     if self.top < 1 or not 0 <= self.floor <= 1:
       raise ValueError(f"top is at least 1, floor within [0, 1], not {self.top} and {self.floor}")
+    check_acquisition(self.acquisition)
+    if self.continuous and self.acquisition == "thompson":
+      raise ValueError("thompson chooses from a pool: with it, leave continuous False")
 
   def ask(self, observations: Observations, count: int, key: Key) -> Float[np.ndarray, "count d"]:
     runs = observations.at_target()
     known = runs.known()
     pool = pool_of(self.space)
-    check_enough(np.sum(~matches(pool, known)), count)
+    check_enough(count if self.continuous else np.sum(~matches(pool, known)), count)
     seeds = 2 * self.space.dim if self.seeds is None else self.seeds
     # Without a finished run there is nothing to learn from: the whole batch is random.
     random = min(max(seeds - len(known), 0), count) if len(runs) else count
     design = random_unseen(self.space, known, random, key) if random else known[:0]
     if random == count:
       return design
-    unseen = pool[~matches(pool, np.concatenate([known, design]))]
     pending = np.concatenate([known[len(runs) :], design])
-    fitted = surrogate.fit(runs, self.space)
-    chosen = choose_batch(fitted, unseen, count - random, kappa=self.kappa, pending=pending)
+    fitted = total.fit(runs, self.space)
+    options = dict(acquisition=self.acquisition, kappa=self.kappa, pending=pending, key=key)
+    if self.continuous:
+      return np.concatenate([design, _maximize(fitted, count - random, **options)])
+    unseen = pool[~matches(pool, np.concatenate([known, design]))]
+    chosen = choose_batch(fitted, unseen, count - random, observed=runs.mixtures, **options)
     return np.concatenate([design, unseen[chosen]])
 
   def recommend(self, observations: Observations) -> Recommendation:
     runs = observations.at_target()
-    fitted = surrogate.fit(runs, self.space)
+    fitted = total.fit(runs, self.space)
     by_posterior = self.recommend_by == "posterior"
     mixture = self._best_posterior(fitted, runs) if by_posterior else runs.best(self.space)
     lower = np.maximum(self.space.lower, self.floor * self.space.uniform())
@@ -71,10 +86,18 @@ class MixAtlas:
     (mean,), (sd,) = fitted.predict(mixture[None])
     return Recommendation(mixture, float(mean), float(sd), observed=runs.mean_at(mixture)[0])
 
-  def _best_posterior(self, fitted: surrogate.Surrogate, runs: Observations) -> np.ndarray:
+  def _best_posterior(self, fitted: Surrogate | Total, runs: Observations) -> np.ndarray:
     pool = pool_of(self.space)
     # Replicates count once, or they would fill the average.
     observed = np.unique(runs.mixtures[~matches(runs.mixtures, pool)], axis=0)
     options = self.space.raise_to_floor(np.concatenate([pool, observed]))
+    if self.continuous:
+      options = np.concatenate([_maximize(fitted, 1, kappa=0.0, repeat=True), options])
     order = np.argsort(-fitted.predict(options)[0], kind="stable")
     return options[order[: self.top]].mean(axis=0)
+
+
+def _maximize(fitted: Surrogate | Total, count: int, **options) -> Float[np.ndarray, "count d"]:
+  if isinstance(fitted, Total):
+    return maximize(fitted.processes, count, correlation=fitted.correlation, **options)
+  return maximize([fitted], count, **options)
