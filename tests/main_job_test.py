@@ -51,6 +51,7 @@ def test_a_second_run_trains_nothing(finished, run_main):
   assert (finished / "report.html").read_bytes() == report
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_recipe(finished, run_main, tmp_path):
   """Bit for bit what the undisturbed run found: recipe, scores of every trial, targets.
 
