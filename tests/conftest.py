@@ -19,12 +19,13 @@ install_import_hook([f"mixjax.{name}" for name in CHECKED], "beartype.beartype")
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
   """Of two test processes one has all that share the finished search; the rest goes by files."""
   for item in items:
     group = "finished" if "finished" in item.fixturenames else item.path.name
     item.add_marker(pytest.mark.xdist_group(group))
+  return (yield)
 
 
 @pytest.fixture(scope="session")
