@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 environment requirements-test.txt
 .venv/bin/python -m ruff check .
-[ $# -gt 0 ] || set -- -m "not slow" --numprocesses 2 --dist loadgroup
+[ $# -gt 0 ] || set -- -m "not slow" --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 exec .venv/bin/python -m pytest "$@"

@@ -19,13 +19,13 @@ install_import_hook([f"mixjax.{name}" for name in CHECKED], "beartype.beartype")
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-  """Of two test processes one has all that share the finished search; the rest goes by files."""
+  """Of two test processes one has all that share the finished search, and begins with it."""
   for item in items:
     group = "finished" if "finished" in item.fixturenames else item.path.name
     item.add_marker(pytest.mark.xdist_group(group))
-  return (yield)
+  items.sort(key=lambda item: "finished" not in item.fixturenames)
 
 
 @pytest.fixture(scope="session")

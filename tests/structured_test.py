@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mixjax.search import process, surrogate
+from mixjax.search import process, surrogate, total
 from mixjax.search.acquire import choose_batch
 from mixjax.search.coordinates import Coordinates, reference
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space, candidates
-from mixjax.search.structured import Grid, fit, fit_by_evidence
+from mixjax.search.structured import Grid, fit, fit_by_evidence, form_of
 from mixjax.search.surrogate import Hyperparameters, condition
 
 CONCEPTS, TASKS = 10, 5
@@ -93,6 +93,16 @@ def test_concepts_and_tasks_come_from_names():
   product = Space.product(["photos"], ["ocr", "vqa"])
   with pytest.raises(ValueError, match=r"'photos' .* use surrogate.fit"):
     fit(Observations.none(product), product)
+
+
+def test_the_search_takes_it_for_grids_of_cells_alone():
+  assert form_of(SPACE) == Grid.of(SPACE)
+  assert total.fit(runs(8), SPACE).form == Grid.of(SPACE)
+  # Every domain its own source and topic, as some tables name them: nothing is shared.
+  loose = Space.simplex("domain", ["web/news", "books/novels", "code/python"])
+  product = Space.product(["photos", "charts", "maps"], ["ocr", "vqa"])
+  for space in (loose, product, Space.simplex("domain", ["a", "b"])):
+    assert form_of(space) == surrogate.FLAT
 
 
 def test_length_scales_of_cells_follow_concepts_and_tasks():

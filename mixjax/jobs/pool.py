@@ -6,24 +6,19 @@ tests/benchmarks/proxies_bench.py. The order of results never matters: a trial i
 """
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mixjax.jobs.trial import Corpus, TrialSpec, World
+from mixjax.jobs.workers import ONE_THREAD, environment, obey_parent
 
 _world: World | None = None
 
-# Read when a process starts. XLA on one thread; and glibc keeps the memory of a step for the next
-# one, which more than doubles the steps a second of a tiny model (it would hand it back to the
-# kernel every time).
-WORKER_ENVIRONMENT = {
-  "JAX_PLATFORMS": "cpu",
-  "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-  "OMP_NUM_THREADS": "1",
+# glibc keeps the memory of a step for the next one, which more than doubles the steps a second of a
+# tiny model (it would hand it back to the kernel every time).
+KEEP_MEMORY = {
   "MALLOC_MMAP_MAX_": "0",
   "MALLOC_TRIM_THRESHOLD_": "100000000000",
   "MALLOC_ARENA_MAX": "1",
@@ -34,8 +29,7 @@ WORKER_ENVIRONMENT = {
 def _start(corpus: Corpus, cores: "multiprocessing.Queue[int]", cache: str) -> None:
   """Runs once in each worker, before jax starts its threads."""
   global _world
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-  threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+  obey_parent()
   core = cores.get()
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {core})
@@ -46,32 +40,15 @@ def _start(corpus: Corpus, cores: "multiprocessing.Queue[int]", cache: str) -> N
   _world = World(corpus)
 
 
-def _follow(parent: int) -> None:
-  """Ends the worker when its parent is gone, killed perhaps: no orphan goes on writing."""
-  while os.getppid() == parent:
-    time.sleep(0.2)
-  os._exit(1)
-
-
 def _run(spec: TrialSpec) -> dict:
   return _world.run(spec)
 
 
 class LocalPool:
-  """Runs batches of trials; use as a context manager. `workers` defaults to the cores there are."""
+  """Runs batches of trials; `local_pool` opens one."""
 
-  def __init__(self, corpus: Corpus, cache: str, workers: int | None = None):
-    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    workers = workers or len(available)
-    context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for i in range(workers):
-      cores.put(available[i % len(available)])
-    self._saved = {key: os.environ.get(key) for key in WORKER_ENVIRONMENT}
-    os.environ |= WORKER_ENVIRONMENT
-    self._executor = concurrent.futures.ProcessPoolExecutor(
-      workers, mp_context=context, initializer=_start, initargs=(corpus, cores, cache)
-    )
+  def __init__(self, executor: concurrent.futures.Executor):
+    self._executor = executor
 
   def run(
     self, specs: Sequence[TrialSpec], on_done: Callable[[TrialSpec, dict], None] | None = None
@@ -93,13 +70,21 @@ class LocalPool:
       raise
     return [future.result() for future in futures]
 
-  def __enter__(self) -> "LocalPool":
-    return self
 
-  def __exit__(self, *_) -> None:
-    self._executor.shutdown(cancel_futures=True)
-    for key, value in self._saved.items():
-      if value is None:
-        os.environ.pop(key, None)
-      else:
-        os.environ[key] = value
+@contextlib.contextmanager
+def local_pool(corpus: Corpus, cache: str, workers: int | None = None) -> Iterator[LocalPool]:
+  """A pool with that many workers; None is one for each core there is."""
+  available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+  workers = workers or len(available)
+  context = multiprocessing.get_context("spawn")
+  cores = context.Queue()
+  for i in range(workers):
+    cores.put(available[i % len(available)])
+  with environment(ONE_THREAD | KEEP_MEMORY):
+    executor = concurrent.futures.ProcessPoolExecutor(
+      workers, mp_context=context, initializer=_start, initargs=(corpus, cores, cache)
+    )
+    try:
+      yield LocalPool(executor)
+    finally:
+      executor.shutdown(cancel_futures=True)

@@ -5,32 +5,20 @@ number of processes; each is kept in `rows/` when it is done, and a killed repla
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from etils import epath
 
+from mixjax.jobs import workers
 from mixjax.jobs.workdir import claim, write_whole
 from mixjax.progress import Reporter
 from mixjax.search import replay, tables
-
-# Read when a worker starts: one thread each, the same program whatever the machine.
-WORKER_ENVIRONMENT = {
-  "JAX_PLATFORMS": "cpu",
-  "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-  "OMP_NUM_THREADS": "1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +119,7 @@ def run(
     "targets": len(objectives),
     "seeds": config.seeds,
   }
-  with _processes(config.workers) as executor:
+  with workers.processes(config.workers) as executor:
     compute = _Rows(workdir / "rows", executor, reporter)
     judge = _search if config.mode == "search" else _fit
     found |= judge(config, objectives, compute, reporter)
@@ -269,37 +257,3 @@ class _Rows:
     """A metric's name may hold anything; the digest tells apart what looks alike as a file name."""
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
     return self._folder / f"{re.sub(r'[^A-Za-z0-9.]+', '-', label)[:80]}-{digest}.json"
-
-
-@contextlib.contextmanager
-def _processes(workers: int) -> Iterator[concurrent.futures.Executor | None]:
-  """That many processes of one thread each; None without any."""
-  if not workers:
-    yield None
-    return
-  saved = {key: os.environ.get(key) for key in WORKER_ENVIRONMENT}
-  os.environ |= WORKER_ENVIRONMENT
-  executor = concurrent.futures.ProcessPoolExecutor(
-    workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start
-  )
-  try:
-    yield executor
-  finally:
-    executor.shutdown(cancel_futures=True)
-    for key, value in saved.items():
-      if value is None:
-        os.environ.pop(key, None)
-      else:
-        os.environ[key] = value
-
-
-def _start() -> None:
-  """Runs once in each worker: Ctrl-C is the parent's, and no worker outlives a killed parent."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-
-
-def _follow(parent: int) -> None:
-  while os.getppid() == parent:
-    time.sleep(0.2)
-  os._exit(1)

@@ -20,7 +20,7 @@ from mixjax.jobs import transfer
 from mixjax.jobs.atlas import AtlasConfig
 from mixjax.jobs.atlas import run as build_atlas
 from mixjax.jobs.axis import search_axis
-from mixjax.jobs.pool import LocalPool
+from mixjax.jobs.pool import local_pool
 from mixjax.jobs.runner import Ask, Runner
 from mixjax.jobs.trial import Budget, Corpus
 from mixjax.jobs.workdir import claim, write_whole
@@ -92,7 +92,7 @@ def run(config: SearchConfig, workdir: epath.Path, reporter: Reporter) -> None:
   corpus = Corpus(str(atlas_folder), str(config.atlas.checkpoint_folder / "tokenizer"))
   manifest = json.loads((atlas_folder / "cells" / "manifest.json").read_text())
   rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
-  with LocalPool(corpus, str(workdir / "cache"), config.workers) as pool:
+  with local_pool(corpus, str(workdir / "cache"), config.workers) as pool:
     runner = Runner(workdir / "study", pool, config.proxy, config.seed, reporter)
     known = _baselines(config, atlas_folder, rows)
     found = search(config, runner, rows, known, reporter)

@@ -131,8 +131,16 @@ def search_rows(
   return [_average_search(rows[i : i + width]) for i in range(0, len(rows), width)], rows
 
 
-def search_row(objective: Objective, policy: str, seed: int, budget: int, batch: int = 1) -> dict:
-  """One policy searching the recorded mixtures with one seed.
+def search_row(
+  objective: Objective,
+  policy: str,
+  seed: int,
+  budget: int,
+  batch: int = 1,
+  *,
+  policies: Mapping[str, Callable[[Space, int], Policy]] = POLICIES,
+) -> dict:
+  """One of the `policies` searching the recorded mixtures with one seed.
 
   The pool holds every mixture once; running it draws one of its replicates, in an order fixed by
   the seed, and its true value is the mean of all. `regret`, after each evaluation, is how far the
@@ -155,7 +163,7 @@ def search_row(objective: Objective, policy: str, seed: int, budget: int, batch:
   chosen: list[int] = []
   ran: list[int] = []
   with threadpoolctl.threadpool_limits(1):
-    searcher = POLICIES[policy](space, budget)
+    searcher = policies[policy](space, budget)
     while len(chosen) < budget:
       told = objective.observations(ran) if ran else Observations.none(space)
       asked = searcher.ask(told, min(batch, budget - len(chosen)), seed)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from mixjax.search import surrogate
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.policies import Observations
-from mixjax.search.process import Matern52, Points
+from mixjax.search.process import Form, Matern52, Points
 from mixjax.search.space import Space
 from mixjax.search.surrogate import Surrogate
 
@@ -123,6 +123,19 @@ def fit(
   """
   form = Grid.of(space)
   return surrogate.fit(observations, space, coordinates=coordinates, draws=draws, form=form)
+
+
+def form_of(space: Space) -> Form:
+  """The form for `space`: `Grid` where its weights are cells of a grid, otherwise the flat one.
+
+  They are if all are called <concept>/<task> and there are fewer concepts and tasks than cells.
+  """
+  try:
+    grid = Grid.of(space)
+  except ValueError:
+    return surrogate.FLAT
+  cells, concepts, tasks = grid.shape
+  return grid if concepts + tasks < cells else surrogate.FLAT
 
 
 def fit_by_evidence(

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search import surrogate
+from mixjax.search import structured, surrogate
 from mixjax.search.benchmarks import fit_benchmarks
 from mixjax.search.objective import ScoreVectors
 from mixjax.search.policies import Observations
@@ -75,11 +75,15 @@ class Total:
 
 
 def fit(observations: Observations, space: Space) -> Surrogate | Total:
-  """The surrogate of the scores: of their parts where they state any. ValueError without a run."""
+  """The surrogate of the scores: of their parts where they state any. ValueError without a run.
+
+  Where the space is of cells, its kernel knows their concepts and tasks (`structured.py`).
+  """
+  fit_one = functools.partial(surrogate.fit, form=structured.form_of(space))
   if observations.parts is None or observations.parts.shape[1] == 1:
-    return surrogate.fit(observations, space)
+    return fit_one(observations, space)
   names = tuple(str(place) for place in range(observations.parts.shape[1]))
   runs = ScoreVectors(names, observations.mixtures, observations.parts, observations.part_stderr)
-  fitted = fit_benchmarks(runs, space)
+  fitted = fit_benchmarks(runs, space, fit_one)
   data = Data.of(observations, space)
   return Total(fitted.processes, fitted.correlation, data, len(observations))

@@ -13,10 +13,8 @@ import subprocess
 import sys
 import time
 
-from mixjax.jobs.pool import WORKER_ENVIRONMENT
-
-# What every way gets; the rest of the pool's environment is what pins a process to one thread.
-MEMORY = {k: v for k, v in WORKER_ENVIRONMENT.items() if k.startswith(("MALLOC", "GLIBC"))}
+from mixjax.jobs.pool import KEEP_MEMORY
+from mixjax.jobs.workers import ONE_THREAD
 
 
 def work(way: str, proxies: int, steps: int) -> float:
@@ -59,9 +57,9 @@ def work(way: str, proxies: int, steps: int) -> float:
 
 
 def launch(way: str, proxies: int, steps: int, core: int | None = None) -> subprocess.Popen:
-  env = os.environ | MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+  env = os.environ | KEEP_MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
   if core is not None:
-    env |= WORKER_ENVIRONMENT | {"MIXJAX_CORE": str(core)}
+    env |= ONE_THREAD | {"MIXJAX_CORE": str(core)}
   command = [sys.executable, __file__, "--way", way, f"--proxies={proxies}", f"--steps={steps}"]
   return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 

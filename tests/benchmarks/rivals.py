@@ -7,6 +7,7 @@ is told the mixture that was run, not the one it proposed. What is measured for 
 its sampler on these parameters behind a nearest neighbour, not Optuna as such.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ SMALLEST = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class Rival:
+class Rival(abc.ABC):
   """Draws the `seeds` first runs as `MixAtlas` does with the same key, then asks `choose`."""
 
   space: Space
@@ -60,6 +61,7 @@ class Rival:
     chosen = self.choose(runs, pending, unseen, count - random, seed)
     return np.concatenate([design, unseen[chosen]])
 
+  @abc.abstractmethod
   def choose(
     self,
     runs: Observations,
@@ -69,7 +71,6 @@ class Rival:
     seed: int,
   ) -> Int[np.ndarray, " count"]:
     """Which `count` of the `unseen` candidates to run."""
-    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

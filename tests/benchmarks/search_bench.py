@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
-from unittest import mock
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from search_standings import show, standings, write_curves
 from simplex_functions import FUNCTIONS, recorded
 
 from mixjax.jobs import replay as job
+from mixjax.jobs.workers import processes
 from mixjax.progress import Reporter
 from mixjax.search import replay, tables
 from mixjax.search.policies import Policy
@@ -113,13 +113,13 @@ def search(task: Task) -> dict:
     policy = POLICIES[task.policy](space, budget)
     return Timed(policy, replay.design_size(space, budget), seconds)
 
-  # search_row takes the name of a policy and looks it up there.
-  with mock.patch.dict(replay.POLICIES, {task.policy: timed}):
-    try:
-      row = replay.search_row(objective, task.policy, task.seed, task.budget, task.batch)
-    except Exception as error:
-      error.add_note(task.label)
-      raise
+  try:
+    row = replay.search_row(
+      objective, task.policy, task.seed, task.budget, task.batch, policies={task.policy: timed}
+    )
+  except Exception as error:
+    error.add_note(task.label)
+    raise
   row["recommended"].pop("mixture")
   about = {"label": task.label, "group": task.problem.group, "problem": task.problem.name}
   return about | row | {"typical": typical_regret(objective), "ask_seconds": seconds}
@@ -170,7 +170,7 @@ def run(tasks: Sequence[Task], path: pathlib.Path, workers: int) -> list[dict]:
   print(f"{len(tasks) - len(left)} of {len(tasks)} searches are in {path}", flush=True)
   path.parent.mkdir(parents=True, exist_ok=True)
   cut_short = path.exists() and path.stat().st_size and not path.read_text().endswith("\n")
-  with path.open("a") as file, job._processes(workers) as executor:
+  with path.open("a") as file, processes(workers) as executor:
     file.write("\n" if cut_short else "")
     began = time.perf_counter()
     for count, row in enumerate(_finished(left.values(), executor), 1):

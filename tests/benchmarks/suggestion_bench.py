@@ -30,6 +30,8 @@ from jaxtyping import Float
 # The repository, where mixjax is not installed.
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
+from mixjax.jobs.workers import ONE_THREAD
+
 # Modules that bring in jax or torch are imported where they are used: a process whose memory is
 # measured loads only its own.
 POOL, BATCH = 2000, 8
@@ -256,10 +258,7 @@ def alone() -> None:
 
 
 def beside(dim: int, sizes: list[int], repeats: int, names: list[str]) -> None:
-  # Read by the processes when they start.
-  from mixjax.jobs.replay import WORKER_ENVIRONMENT
-
-  os.environ |= WORKER_ENVIRONMENT
+  os.environ |= ONE_THREAD  # for the processes, which read it when they start
   names = [OURS, *(name for name in names if name != OURS)]
   found = {runs: compare(dim, runs, repeats, names) for runs in sizes}
   print(f"\ngrowth of the median seconds, beside those of {sizes[0]} runs")
