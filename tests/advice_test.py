@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -183,13 +184,13 @@ def true_effect(effect, bases):
 def test_effects_cover_the_truth():
   bases = SPACE.pool[:40]
   inside, found = {1: [], 2: []}, {1: [], 2: []}
-  for seed in range(4):
-    fit = surrogate.fit(observe(60, 0.05, seed), SPACE)
+  for count, seed in itertools.product((30, 60, 90), range(4)):
+    fit = surrogate.fit(observe(count, 0.05, seed), SPACE)
     for effect in (*main_effects(fit, bases=bases), *pair_effects(fit, bases=bases)):
       low, high = effect.interval
       inside[len(effect.names)].append(low <= true_effect(effect, bases) <= high)
       found[len(effect.names)].append(abs(effect.mean) / effect.sd)
-  assert len(inside[1]) == 4 * 7 and len(inside[2]) == 4 * 21
+  assert len(inside[1]) == 12 * 7 and len(inside[2]) == 12 * 21
   for names in (1, 2):
     assert np.mean(inside[names]) >= 0.9
   # Not by being wide: most effects of one weight are told from none.

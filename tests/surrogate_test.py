@@ -203,8 +203,8 @@ def test_hostile_runs_give_finite_answers(name, stderr):
 
 def test_gradients_equal_differences():
   data = process.Data.of(runs(20), SPACE)
-  arrays = (np.zeros(2), True, reference(SPACE), *surrogate._arrays(data))
-  z = 0.3 * np.random.default_rng(2).normal(size=SPACE.dim + 4)
+  arrays = (np.zeros(3), (True, True), reference(SPACE), *surrogate._arrays(data))
+  z = 0.3 * np.random.default_rng(2).normal(size=SPACE.dim + 5)
   with process.exact():
     _, gradient = surrogate._negative_log_posterior(z, *arrays)
     for i in range(len(z)):

@@ -34,7 +34,6 @@ def fit_process(runs: Observations, space: Space, **options) -> Predict:
 
 
 def _with_noise(fitted: Surrogate | total.Total) -> Predict:
-
   def predict(points):
     mean, sd = fitted.predict(points)
     return mean, np.hypot(sd, fitted.noise_sd)
@@ -80,11 +79,13 @@ def _without_sd(law_of: Callable[[Observations], Callable]):
 
 SURROGATES: dict[str, Callable[[Observations, Space], Predict]] = {
   "gp": fit_total,
-  # Without the parts; then without what ours learns besides: the coordinates given, the mode alone.
+  # Without the parts; then without what ours learns besides: scores and coordinates as they are
+  # given, and the mode alone.
   "gp-whole": fit_process,
-  "gp-sqrt": functools.partial(fit_process, coordinates=SQRT, draws=1),
-  "gp-log": functools.partial(fit_process, coordinates=LOG, draws=1),
-  "gp-raw": functools.partial(fit_process, coordinates=RAW, draws=1),
+  "gp-unwarped": functools.partial(fit_process, warp=0.0),
+  "gp-sqrt": functools.partial(fit_process, coordinates=SQRT, warp=0.0, draws=1),
+  "gp-log": functools.partial(fit_process, coordinates=LOG, warp=0.0, draws=1),
+  "gp-raw": functools.partial(fit_process, coordinates=RAW, warp=0.0, draws=1),
   "lightgbm": _without_sd(fit_trees),
   # A constant below 40 runs.
   "lightgbm-published": _without_sd(functools.partial(fit_trees, leaf=20)),

@@ -1,8 +1,9 @@
 """A Gaussian process from mixtures to scores (paper, section 3.4; kernel and priors are ours).
 
 The paper names no kernel. Ours is Matern-5/2 with a length-scale for each weight, in coordinates
-that are learnt with it (`coordinates.py`). With few runs in many dimensions the most probable
-hyper-parameters are too sure of themselves, so predictions average over draws from their posterior.
+and on a scale of scores that are learnt with it (`coordinates.py`, `warp.py`). With few runs in
+many dimensions the most probable hyper-parameters are too sure of themselves, so predictions
+average over draws from their posterior.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 
 from mixjax.search import coordinates as coordinates_lib
 from mixjax.search import process
+from mixjax.search import warp as warp_lib
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.policies import Observations
 from mixjax.search.process import JITTER, Data, Form, Matern52, Points
@@ -40,6 +42,9 @@ STARTS = ((0.0, 0.0), (-0.7, -1.0))
 # Draws of the hyper-parameters, in mirrored pairs about the mode. From MANY runs on the data have
 # settled them, and the mode alone predicts as well.
 DRAWS, MANY = 16, 256
+
+# Fewer different scores cannot tell at which end they are uneven: their scale is not bent.
+FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +76,13 @@ FLAT = Flat()
 class Hyperparameters:
   """`lengths` has one length-scale a weight, in sds of its coordinate over the space; `amplitude`
   and `noise` are sds, in sds of the scores. Other forms of kernel may have several amplitudes, and
-  lengths of what they see instead of weights."""
+  lengths of what they see instead of weights. `warp` bends the scale of the scores."""
 
   lengths: tuple[float, ...]
   amplitude: float | tuple[float, ...]
   noise: float
   coordinates: Coordinates = coordinates_lib.SQRT
+  warp: float = 0.0
 
 
 class Draw(eqx.Module):
@@ -87,8 +93,9 @@ class Draw(eqx.Module):
   noise: Float[Array, ""]
   exponent: Float[Array, ""]
   offset: Float[Array, ""]
+  warp: Float[Array, ""]
   factor: Float[Array, "n n"]  # Cholesky factor of K + noise
-  weights: Float[Array, " n"]  # (K + noise)^-1 residuals
+  weights: Float[Array, " n"]  # (K + noise)^-1 warped residuals
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,8 +113,8 @@ class Surrogate:
 
   `hyper` are the most probable hyper-parameters and `log_marginal` is theirs, that of the n
   standardised scores; `draws` are stacked along their first axis. `evidence` is the log probability
-  of those scores whatever the hyper-parameters (Laplace's approximation), None where there was no
-  search for them or the mode alone was asked for.
+  of those scores whatever the hyper-parameters (Laplace's approximation: 0.3 to 1.4 nats low on 16
+  runs of two weights), None where there was no search for them or the mode alone was asked for.
   """
 
   space: Space
@@ -121,7 +128,7 @@ class Surrogate:
 
   @property
   def noise_sd(self) -> float:
-    """The fitted noise of one run, in score units, over and above its stated standard error."""
+    """The fitted noise of one run with a mean score, over and above its stated standard error."""
     return self.data.scale * float(np.sqrt(np.mean(np.asarray(self.draws.noise) ** 2) + JITTER))
 
   def predict(self, points) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
@@ -147,15 +154,19 @@ class Surrogate:
   def leave_one_out(self) -> LeaveOneOut:
     """Every run predicted from the others at the same hyper-parameters, in closed form."""
     means, variances = [], []
-    for draw in range(len(self.draws.noise)):
-      factor = np.asarray(self.draws.factor[draw])[: self.count, : self.count]
-      weights = np.asarray(self.draws.weights[draw])
-      inverse = scipy.linalg.solve_triangular(factor, np.eye(self.count), lower=True)
-      precision = np.sum(inverse**2, axis=0)
-      means.append(self.data.residuals[: self.count] - weights[: self.count] / precision)
-      variances.append(1 / precision)
+    residuals, real = self.data.residuals[: self.count], np.ones(self.count)
+    with process.exact():
+      for draw in _each(self.draws):
+        factor = draw.factor[: self.count, : self.count]
+        inverse = scipy.linalg.solve_triangular(factor, np.eye(self.count), lower=True)
+        variance = 1 / np.sum(inverse**2, axis=0)
+        warped, _ = warp_lib.apply(residuals, real, draw.warp)
+        warped_mean = warped - draw.weights[: self.count] * variance
+        mean = warp_lib.mean(warped_mean, variance, draw.warp)
+        means.append(np.asarray(mean))
+        variances.append(np.asarray(warp_lib.covariance(variance, mean, mean, draw.warp)))
     mean, sd = np.mean(means, 0), np.sqrt(np.mean(variances, 0) + np.var(means, 0))
-    inside = np.abs(self.data.residuals[: self.count] - mean) <= 1.96 * sd
+    inside = np.abs(residuals - mean) <= 1.96 * sd
     return LeaveOneOut(
       self.data.center + self.data.scale * mean, self.data.scale * sd, float(np.mean(inside))
     )
@@ -175,14 +186,15 @@ def fit(
   space: Space,
   *,
   coordinates: Coordinates | None = None,
+  warp: float | None = None,
   draws: int | None = None,
   form: Form = FLAT,
 ) -> Surrogate:
   """The processes that the runs make probable. Deterministic. ValueError if there is no run.
 
-  `coordinates` are learnt unless given. `draws` of the hyper-parameters are made around their mode
-  (Laplace's approximation), an even number, or 1 for the mode alone; None is 16, and 1 from 256
-  runs on.
+  `coordinates` and, from 8 different scores on, `warp` are learnt unless given. `draws` of the
+  hyper-parameters are made around their mode (Laplace's approximation), an even number, or 1 for
+  the mode alone; None is 16, and 1 from 256 runs on.
   """
   data = Data.of(observations, space)
   if draws is None:
@@ -190,10 +202,12 @@ def fit(
   if draws != 1 and (draws < 2 or draws % 2):
     raise ValueError(f"draws come in pairs, or there is one: not {draws}")
   reference = coordinates_lib.reference(space)
-  learnt = coordinates is None
+  if warp is None and len(np.unique(observations.scores)) < FEW:
+    warp = 0.0
+  learnt = (coordinates is None, warp is None)
   lengths_end, noise_end = form.size(space.dim)
-  size = noise_end + 2 * learnt
-  fixed = np.array([0.0, 0.0] if learnt else dataclasses.astuple(coordinates))
+  size = noise_end + 2 * learnt[0] + learnt[1]
+  fixed = np.array([*dataclasses.astuple(coordinates or coordinates_lib.SQRT), warp or 0.0])
 
   def objective(z):
     value, gradient = _negative_log_posterior(
@@ -218,7 +232,7 @@ def fit(
       values, vectors = _curvature(best.x, objective)
       points = np.concatenate([points, _around(best.x, values, vectors, draws)])
       evidence = float(-best.fun - 0.5 * np.sum(np.log(values)))
-    thetas = jax.vmap(lambda z: _unpack(z, fixed, learnt, form))(points)
+    thetas = jax.vmap(lambda z: _unpack(z, fixed, learnt, data.residuals, data.real, form))(points)
     fitted = _conditioned(observations, space, data, thetas, form)
     return dataclasses.replace(fitted, evidence=evidence)
 
@@ -231,9 +245,9 @@ def condition(
   columns = form.columns(data.rows).shape[1]
   if len(hyper.lengths) != columns:
     raise ValueError(f"{len(hyper.lengths)} length-scales for {columns} weights")
-  values = (hyper.lengths, hyper.amplitude, hyper.noise, *dataclasses.astuple(hyper.coordinates))
+  given = (*dataclasses.astuple(hyper.coordinates), hyper.warp)
   with process.exact():
-    thetas = tuple(np.array(v)[None] for v in values)
+    thetas = tuple(np.array(v)[None] for v in (hyper.lengths, hyper.amplitude, hyper.noise, *given))
     return _conditioned(observations, space, data, thetas, form)
 
 
@@ -243,11 +257,17 @@ def _conditioned(observations, space: Space, data: Data, thetas, form: Form) -> 
   draws, log_marginals = _condition(thetas, reference, *_arrays(data), form=form)
   if len(log_marginals) > 1:
     draws = jax.tree.map(lambda leaf: leaf[1:], draws)
-  lengths, amplitude, noise, exponent, offset = (np.asarray(value[0]).tolist() for value in thetas)
+  lengths, amplitude, noise, exponent, offset, bend = (np.asarray(v[0]).tolist() for v in thetas)
   amplitude = tuple(amplitude) if isinstance(amplitude, list) else amplitude
-  hyper = Hyperparameters(tuple(lengths), amplitude, noise, Coordinates(exponent, offset))
+  hyper = Hyperparameters(tuple(lengths), amplitude, noise, Coordinates(exponent, offset), bend)
   log_marginal = float(log_marginals[0])
   return Surrogate(space, hyper, log_marginal, draws, data, len(observations), form=form)
+
+
+def _each(draws: Draw) -> list[Draw]:
+  """Draws that are stacked, one by one."""
+  leaves, tree = jax.tree.flatten(draws)
+  return [tree.unflatten(row) for row in zip(*map(np.asarray, leaves), strict=True)]
 
 
 def _curvature(mode, objective) -> tuple[Float[np.ndarray, " z"], Float[np.ndarray, "z z"]]:
@@ -271,27 +291,34 @@ def _arrays(data: Data):
   return data.rows, data.real, data.residuals, data.variance
 
 
-def _unpack(z, fixed, learnt: bool, form: Form):
-  """Lengths, amplitude, noise, exponent and offset from prior sds."""
-  end = len(z) - 2 * learnt
-  values = form.unpack(z[:end])
-  exponent, offset = fixed
-  if learnt:
-    exponent = LARGEST_EXPONENT * jax.nn.sigmoid(EXPONENT_LOGIT + EXPONENT_SPREAD * z[end])
-    offset = OFFSET * jnp.exp(OFFSET_SPREAD * z[end + 1])
-  return *values, jnp.asarray(exponent), jnp.asarray(offset)
+def _unpack(z, fixed, learnt: tuple[bool, bool], residuals, real, form: Form):
+  """Lengths, amplitude, noise, exponent, offset and warp from prior sds."""
+  coordinates_learnt, warp_learnt = learnt
+  exponent, offset, bend = map(jnp.asarray, fixed)
+  if warp_learnt:
+    z, last = z[:-1], z[-1]
+    bend = warp_lib.from_normal(last, residuals, real)
+  if coordinates_learnt:
+    z, (first, second) = z[:-2], z[-2:]
+    exponent = LARGEST_EXPONENT * jax.nn.sigmoid(EXPONENT_LOGIT + EXPONENT_SPREAD * first)
+    offset = OFFSET * jnp.exp(OFFSET_SPREAD * second)
+  return *form.unpack(z), exponent, offset, bend
 
 
 def _features(theta, reference, rows, form: Form) -> Array:
-  *_, exponent, offset = theta
+  *_, exponent, offset, _ = theta
   mean, sd = coordinates_lib.spread(form.columns(reference), exponent, offset)
   return (coordinates_lib.transform(form.columns(rows), exponent, offset) - mean) / sd
 
 
-def _process(theta, reference, rows, real, variance, form: Form):
-  lengths, amplitude, noise, *_ = theta
+def _process(theta, reference, rows, real, residuals, variance, form: Form):
+  """The process, the residuals on its scale, and the log of the scale's slopes, summed."""
+  lengths, amplitude, noise, *_, bend = theta
   points = Points(_features(theta, reference, rows, form), real)
-  return process.gaussian_process(form.kernel(lengths, amplitude), points, noise, variance)
+  warped, slope = warp_lib.apply(residuals, real, bend)
+  kernel = form.kernel(lengths, amplitude)
+  found = process.gaussian_process(kernel, points, noise, variance * slope**2)
+  return found, warped, jnp.sum(jnp.log(slope))
 
 
 @jax.jit(static_argnames=("learnt", "form"))
@@ -300,26 +327,26 @@ def _negative_log_posterior(
   z, fixed, learnt, reference, rows, real, residuals, variance, form=FLAT
 ):
   """In z, the prior sds from the medians, the prior is a standard normal."""
-  theta = _unpack(z, fixed, learnt, form)
-  found = _process(theta, reference, rows, real, variance, form)
-  return 0.5 * jnp.sum(z**2) - process.log_marginal(found, residuals)
+  theta = _unpack(z, fixed, learnt, residuals, real, form)
+  found, warped, slopes = _process(theta, reference, rows, real, residuals, variance, form)
+  return 0.5 * jnp.sum(z**2) - process.log_marginal(found, warped) - slopes
 
 
 @jax.jit(static_argnames="form")
 def _condition(thetas, reference, rows, real, residuals, variance, form):
   def one(theta):
-    found = _process(theta, reference, rows, real, variance, form)
-    whitened = found.solver.solve_triangular(residuals)
+    found, warped, slopes = _process(theta, reference, rows, real, residuals, variance, form)
+    whitened = found.solver.solve_triangular(warped)
     weights = found.solver.solve_triangular(whitened, transpose=True)
     draw = Draw(*theta, found.solver.scale_tril, weights)
-    return draw, process.log_marginal(found, residuals)
+    return draw, process.log_marginal(found, warped) + slopes
 
   return jax.lax.map(one, thetas)
 
 
 def _cross(draw: Draw, rows, real, reference, points, form: Form):
   """Kernel, the points as it sees them, and their covariance with the runs: plain and whitened."""
-  theta = (draw.lengths, draw.amplitude, draw.noise, draw.exponent, draw.offset)
+  theta = (draw.lengths, draw.amplitude, draw.noise, draw.exponent, draw.offset, draw.warp)
   kernel = form.kernel(draw.lengths, draw.amplitude)
   seen = Points(_features(theta, reference, points, form), jnp.ones(len(points)))
   cross = kernel(seen, Points(_features(theta, reference, rows, form), real))
@@ -330,7 +357,9 @@ def _cross(draw: Draw, rows, real, reference, points, form: Form):
 def _predict(draws, rows, real, reference, points, form):
   def one(draw):
     kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points, form)
-    return cross @ draw.weights, kernel(seen) - jnp.sum(whitened**2, axis=0)
+    variance = jnp.maximum(kernel(seen) - jnp.sum(whitened**2, axis=0), 0)
+    mean = warp_lib.mean(cross @ draw.weights, variance, draw.warp)
+    return mean, warp_lib.covariance(variance, mean, mean, draw.warp)
 
   means, variances = jax.lax.map(one, draws)
   return means.mean(0), variances.mean(0) + means.var(0)
@@ -340,7 +369,9 @@ def _predict(draws, rows, real, reference, points, form):
 def _joint(draws, rows, real, reference, points, form):
   def one(draw):
     kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points, form)
-    return cross @ draw.weights, kernel(seen, seen) - whitened.T @ whitened
+    covariance = kernel(seen, seen) - whitened.T @ whitened
+    mean = warp_lib.mean(cross @ draw.weights, jnp.diag(covariance), draw.warp)
+    return mean, warp_lib.covariance(covariance, mean[:, None], mean, draw.warp)
 
   means, covariances = jax.lax.map(one, draws)
   about = means - means.mean(0)

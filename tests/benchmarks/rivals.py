@@ -114,8 +114,9 @@ class BoTorchLogEI(Rival):
 class BoTorchMatched(BoTorchLogEI):
   """BoTorch with MixAtlas's kernel, priors and UCB, on square roots of the weights.
 
-  What is left between the two: coordinates that are not learnt, the most probable hyper-parameters
-  instead of an average over draws, one start of their fit, and for batches qUCB instead of GP-BUCB.
+  What is left between the two: coordinates and a scale of scores that are not learnt, the most
+  probable hyper-parameters instead of an average over draws, one start of their fit, and for
+  batches qUCB instead of GP-BUCB.
   """
 
   kappa: float = KAPPA
