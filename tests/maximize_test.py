@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixjax.search import coordinates, process, structured
+from mixjax.search import coordinates, design, moments, process, structured
 from mixjax.search import maximize as maximize_lib
 from mixjax.search.acquire import choose_batch, rate, rate_candidates
+from mixjax.search.constraints import Constraints, Group
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.maximize import maximize
 from mixjax.search.policies import Observations, matches
@@ -26,6 +27,7 @@ SPACE = make_space()
 POOL = SPACE.pool
 NONE = POOL[:0]
 PEAK = candidates(SPACE, 8, 123)[3]
+TILTED = [0.6, 0.05, 0.3, 0.05, 0.1, 0.7, 0.2]
 ACQUISITIONS = ("ucb", "log_ei", "max_value_entropy")
 
 
@@ -63,10 +65,8 @@ def rated(acquisition, surrogate, points):
 
 def moments_at(points, told=NONE, **parts):
   with process.exact():
-    model = maximize_lib._stack(
-      **{"parts": [PROCESS], "weights": None, "correlation": None} | parts
-    )
-    return maximize_lib._moments_at(model, maximize_lib._fill(told), points)
+    model = moments.Sum.of(**{"parts": [PROCESS], "weights": None, "correlation": None} | parts)
+    return moments.moments_at(model, moments.Told.of(told), points)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3])
@@ -125,15 +125,15 @@ def test_a_sum_of_processes_is_maximised_as_the_sum():
 def test_gradients_are_those_of_finite_differences_also_near_the_edge():
   corner = np.eye(7)[[0]] + np.eye(7)[[5]]
   points = 0.999 * np.concatenate([POOL[40:44], corner]) + 0.001 * SPACE.uniform()
-  told = maximize_lib._fill(POOL[[3]])
+  told = moments.Told.of(POOL[[3]])
   with process.exact():
-    model = maximize_lib._stack([PROCESS], None, None)
+    model = moments.Sum.of([PROCESS], None, None)
     best = parameter_of("log_ei", PROCESS)
 
     @jax.jit
     def value_and_slope(points):
-      moments = maximize_lib.moments_of(model, told)
-      value, pull = jax.vjp(lambda p: rate("log_ei", *moments(p), best), points)
+      believed = moments.moments_of(model, told)
+      value, pull = jax.vjp(lambda p: rate("log_ei", *believed(p), best), points)
       return value, pull(jnp.ones_like(value))[0]
 
     slope = np.asarray(value_and_slope(points)[1])
@@ -154,10 +154,10 @@ def test_vertices_are_climbed_from_without_nan_whatever_the_coordinates(acquisit
       surrogate = fitted(count=count, how=(how, how))
       parameter = np.asarray(parameter_of(acquisition, surrogate))
       with process.exact():
-        model = maximize_lib._stack([surrogate], None, None)
-        told = maximize_lib._fill(vertices[:2])
+        model = moments.Sum.of([surrogate], None, None)
+        told = moments.Told.of(vertices[:2])
         points, values = maximize_lib._climb(model, told, acquisition, parameter, starts)
-        before = maximize_lib._moments_at(model, told, 0.999 * starts + 0.001 * SPACE.uniform())
+        before = moments.moments_at(model, told, 0.999 * starts + 0.001 * SPACE.uniform())
       points, values = np.asarray(points), np.asarray(values)
       assert np.isfinite(points).all() and np.isfinite(values).all() and (points >= 0).all()
       assert (values >= rate_candidates(acquisition, *before, parameter) - 1e-3).all()
@@ -183,6 +183,54 @@ def test_a_batch_is_better_than_that_from_the_pool_and_pending_runs_push_it_away
   assert values[0] > values[1] + 1e-3
 
 
+LIMITS = {
+  "sums": Constraints(
+    SPACE,
+    upper={"maps": 0.3, "ocr": 0.35},
+    groups=[Group("people", ("maps", "faces"), 0.2, 0.4), Group("read", ("text", "ocr"), high=0.6)],
+  ),
+  "caps": Constraints(SPACE, caps=np.random.default_rng(5).uniform(0.09, 0.2, 12)),
+}
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+@pytest.mark.parametrize("acquisition", ["ucb", "log_ei"])
+def test_under_constraints_no_step_that_stays_within_leads_higher(kind, acquisition):
+  limits = LIMITS[kind]
+  inside = design.pool(SPACE, 300, 0, limits)
+  surrogate = fitted(peak=SPACE.from_dict(dict(zip(SPACE.names, TILTED, strict=True))))
+  known = RUNS[limits.within(RUNS)]
+  assert 0 < len(known) < len(RUNS)
+  best = surrogate.predict(known)[0].max()
+  parameter = {"ucb": 2.0, "log_ei": best}[acquisition]
+
+  def value(points):
+    return rate_candidates(acquisition, *surrogate.predict(points), parameter)
+
+  (free,) = maximize([surrogate], acquisition=acquisition)
+  points = maximize([surrogate], 3, acquisition=acquisition, constraints=limits)
+  assert not limits.within(free[None])[0] and limits.within(points).all()
+  assert (np.abs(points[:, None] - points).max(axis=2) + np.eye(3)).min() > 1e-3
+  steps = np.array([1e-3, 1e-2, 0.1, 0.5, 1])[:, None, None] * (inside - points[0])
+  around = np.concatenate(points[0] + steps)
+  around = around[limits.within(around)]
+  assert len(around) > 500
+  assert value(around).max() <= value(points[:1])[0] + 1e-6
+
+
+def test_under_constraints_that_leave_few_weights_or_one_mixture():
+  sparse = Constraints(SPACE, at_most=2)
+  points = maximize([PROCESS], 3, constraints=sparse)
+  assert sparse.within(points).all()
+  inside = design.pool(SPACE, 200, 0, sparse)
+  assert rated("ucb", PROCESS, points[:1])[0] > rated("ucb", PROCESS, inside).max()
+  single = Constraints(SPACE, upper=SPACE.uniform())
+  (point,) = maximize([PROCESS], constraints=single, repeat=True)
+  np.testing.assert_allclose(point, SPACE.uniform(), atol=1e-9)
+  with pytest.raises(ValueError, match="all points of product are known"):
+    maximize([PROCESS], constraints=single, pending=point[None])
+
+
 def test_what_is_known_comes_out_again_only_if_that_is_wanted():
   surrogate = fitted(make_space(1.0), 1)
   with pytest.raises(ValueError, match="all points of product are known"):
@@ -204,7 +252,7 @@ def test_a_structured_process_is_climbed_as_it_sees_cells():
 
 
 def test_more_runs_need_no_new_compilation():
-  programs = maximize_lib._climb, maximize_lib._moments
+  programs = maximize_lib._climb, moments._moments
   maximize([PROCESS])
   before = [program._cache_size() for program in programs]
   # Pending ones and all but the last of a batch are told: 16 at most fill one size.

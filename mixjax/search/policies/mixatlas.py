@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from mixjax.search import total
 from mixjax.search.acquire import KAPPA, Acquisition, check_acquisition, choose_batch
+from mixjax.search.constraints import Constraints
 from mixjax.search.maximize import maximize
 from mixjax.search.policies import (
   Observations,
@@ -17,6 +18,7 @@ from mixjax.search.policies import (
   pool_of,
   random_unseen,
 )
+from mixjax.search.policies.within import narrowed, runs_allowed
 from mixjax.search.space import Key, Space
 from mixjax.search.surrogate import Surrogate
 from mixjax.search.total import Total
@@ -36,6 +38,9 @@ class MixAtlas:
   `acquisition` replaces the bound (`acquire.choose_batch`), which alone uses `kappa`. `continuous`
   looks for the proposals, and for the highest posterior mean, on the whole space (`maximize`); the
   pool then gives the random design, and all but the first of the `top`.
+
+  `constraints` hold for all that is proposed or recommended, before `floor` does; the pool needs
+  candidates within (`design.pool`). Runs that are not within are learnt from all the same.
   """
 
   space: Space
@@ -46,6 +51,7 @@ class MixAtlas:
   floor: float = 0.0
   acquisition: Acquisition = "ucb"
   continuous: bool = False
+  constraints: Constraints | None = None
 
   def __post_init__(self):
     if self.recommend_by not in ("posterior", "observed"):
@@ -55,6 +61,8 @@ class MixAtlas:
     check_acquisition(self.acquisition)
     if self.continuous and self.acquisition == "thompson":
       raise ValueError("thompson chooses from a pool: with it, leave continuous False")
+    if self.constraints is not None:
+      object.__setattr__(self, "space", narrowed(self.space, self.constraints))
 
   def ask(self, observations: Observations, count: int, key: Key) -> Float[np.ndarray, "count d"]:
     runs = observations.at_target()
@@ -71,18 +79,23 @@ class MixAtlas:
     fitted = total.fit(runs, self.space)
     options = dict(acquisition=self.acquisition, kappa=self.kappa, pending=pending, key=key)
     if self.continuous:
-      return np.concatenate([design, _maximize(fitted, count - random, **options)])
+      return np.concatenate([design, self._maximize(fitted, count - random, **options)])
     unseen = pool[~matches(pool, np.concatenate([known, design]))]
-    chosen = choose_batch(fitted, unseen, count - random, observed=runs.mixtures, **options)
+    observed = self._allowed(runs).mixtures
+    chosen = choose_batch(fitted, unseen, count - random, observed=observed, **options)
     return np.concatenate([design, unseen[chosen]])
 
   def recommend(self, observations: Observations) -> Recommendation:
     runs = observations.at_target()
     fitted = total.fit(runs, self.space)
-    by_posterior = self.recommend_by == "posterior"
-    mixture = self._best_posterior(fitted, runs) if by_posterior else runs.best(self.space)
+    if self.recommend_by == "posterior":
+      mixture = self._best_posterior(fitted, runs)
+    else:
+      mixture = self._allowed(runs).best(self.space)
     lower = np.maximum(self.space.lower, self.floor * self.space.uniform())
     (mixture,) = self.space.raise_to_floor(mixture[None], lower)
+    if self.constraints is not None:
+      (mixture,) = self.constraints.project(mixture[None])
     (mean,), (sd,) = fitted.predict(mixture[None])
     return Recommendation(mixture, float(mean), float(sd), observed=runs.mean_at(mixture)[0])
 
@@ -91,13 +104,21 @@ class MixAtlas:
     # Replicates count once, or they would fill the average.
     observed = np.unique(runs.mixtures[~matches(runs.mixtures, pool)], axis=0)
     options = self.space.raise_to_floor(np.concatenate([pool, observed]))
+    if self.constraints is not None:
+      options = options[self.constraints.within(options)]
     if self.continuous:
-      options = np.concatenate([_maximize(fitted, 1, kappa=0.0, repeat=True), options])
+      options = np.concatenate([self._maximize(fitted, 1, kappa=0.0, repeat=True), options])
     order = np.argsort(-fitted.predict(options)[0], kind="stable")
     return options[order[: self.top]].mean(axis=0)
 
+  def _allowed(self, runs: Observations) -> Observations:
+    return runs if self.constraints is None else runs_allowed(runs, self.constraints)
 
-def _maximize(fitted: Surrogate | Total, count: int, **options) -> Float[np.ndarray, "count d"]:
-  if isinstance(fitted, Total):
-    return maximize(fitted.processes, count, correlation=fitted.correlation, **options)
-  return maximize([fitted], count, **options)
+  def _maximize(
+    self, fitted: Surrogate | Total, count: int, **options
+  ) -> Float[np.ndarray, "count d"]:
+    several = isinstance(fitted, Total)
+    processes = fitted.processes if several else [fitted]
+    correlation = fitted.correlation if several else None
+    options |= dict(correlation=correlation, constraints=self.constraints)
+    return maximize(processes, count, **options)
