@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
 from mixjax.search.space import Key, Space, generator
@@ -96,7 +96,10 @@ class Observations:
     """Only the runs of the highest fidelity, for policies that do not model the others."""
     if self.fidelity is None or not len(self):
       return self
-    kept = self.fidelity == self.fidelity.max()
+    return self.only(self.fidelity == self.fidelity.max())
+
+  def only(self, kept: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> "Observations":
+    """Some of the runs, and all that is pending."""
     values = {name: getattr(self, name) for name in OF_RUNS}
     return dataclasses.replace(
       self, **{name: None if value is None else value[kept] for name, value in values.items()}

@@ -11,7 +11,6 @@ from scipy.spatial import cKDTree
 
 from mixjax.search.constraints import Constraints
 from mixjax.search.policies import (
-  OF_RUNS,
   SAME,
   Observations,
   Policy,
@@ -58,11 +57,7 @@ def allowed(points: Float[np.ndarray, "n d"], constraints: Constraints) -> Bool[
 
 def runs_allowed(runs: Observations, constraints: Constraints) -> Observations:
   """The runs on mixtures within; all of them if there are none."""
-  kept = allowed(runs.mixtures, constraints)
-  values = {name: getattr(runs, name) for name in OF_RUNS}
-  return dataclasses.replace(
-    runs, **{name: None if value is None else value[kept] for name, value in values.items()}
-  )
+  return runs.only(allowed(runs.mixtures, constraints))
 
 
 @dataclasses.dataclass(frozen=True)
