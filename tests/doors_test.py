@@ -22,6 +22,7 @@ def test_a_recipe_trains_and_its_checkpoint_scores_the_same(finished, run_main, 
     assert abs(entry["nll"] - trained["benchmark"][name]["nll"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_killed_while_scoring_it_scores_the_trained_model(finished, run_main, tmp_path):
   """The last checkpoint is there and the result is not: no step is trained again."""
   recipe = finished / "recipe.json"

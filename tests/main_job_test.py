@@ -43,6 +43,7 @@ def test_every_contender_is_trained_on_the_target_with_the_same_seeds(finished):
       assert abs(cell["realised"] - cell["requested"]) < 1
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing(finished, run_main):
   before = snapshot(finished / "study") | snapshot(finished / "targets")
   report = (finished / "report.html").read_bytes()

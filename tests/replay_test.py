@@ -376,6 +376,7 @@ def test_the_front_door_gives_the_same_rows_from_two_processes(run_main, tmp_pat
   assert len(there) == 2 and same(here, there)
 
 
+@pytest.mark.slow
 def test_recorded_runs_give_the_known_figures(tmp_path, regmix):
   """RegMix's 1M-parameter runs on Pile-CC: a linear fit to all 512 of them, judged on 256."""
   table = f"table={regmix},objective=metric/the_pile_pile_cc_val_loss,workers=0"

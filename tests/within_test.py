@@ -255,8 +255,8 @@ SIZES = dict(zip(CELLS, np.random.default_rng(0).lognormal(6, 1, 50).astype(int)
   [
     (Space.task_axis(CONCEPTS, TASKS), False),
     (Space.concept_axis(CONCEPTS, TASKS), False),
-    (Space.product(CONCEPTS, TASKS), True),
-    (Space.simplex("joint", CELLS[:15]), False),
+    pytest.param(Space.product(CONCEPTS, TASKS), True, marks=pytest.mark.slow),
+    pytest.param(Space.simplex("joint", CELLS[:15]), False, marks=pytest.mark.slow),
   ],
   ids=lambda value: getattr(value, "name", value),
 )
