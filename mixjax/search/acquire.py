@@ -19,7 +19,8 @@ from mixjax.search.space import Key, Space, generator
 
 Acquisition = Literal["ucb", "log_ei", "max_value_entropy", "thompson"]
 
-# The paper names no kappa. On recorded runs 2 is as good as 1 without noise and better with it.
+# The paper names no kappa. In RegMix's table, nearly without noise, 1 finds the optimum sooner (a
+# median of 19 evaluations for 27 on one loss); in noise the two were alike within the error.
 KAPPA = 2.0
 
 # Candidates whose covariances are looked at first; more only where the choice could need them.
