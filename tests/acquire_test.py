@@ -10,6 +10,7 @@ from sklearn.gaussian_process.kernels import Matern
 
 from mixjax.search import acquire, process
 from mixjax.search.acquire import (
+  KAPPA,
   choose_batch,
   draw_maxima,
   log_expected_improvement,
@@ -39,7 +40,7 @@ def seen(points):
 
 def test_the_bound_is_mean_plus_kappa_sd():
   bound = upper_confidence_bound(np.array([1.0, 2.0]), np.array([3.0, 0.0]))
-  np.testing.assert_array_equal(bound, [7, 2])
+  np.testing.assert_array_equal(bound, [1 + 3 * KAPPA, 2])
 
 
 def test_the_first_choice_is_the_papers():
@@ -68,7 +69,7 @@ def test_a_batch_is_what_refitting_with_hallucinated_runs_would_choose(pending, 
     mean, sd, best = refitted(np.concatenate([told, UNSEEN[expected]]))
     gain = (mean - best) / sd
     improvement = sd * (stats.norm.pdf(gain) + gain * stats.norm.cdf(gain))
-    value = {"ucb": mean + 2 * sd, "log_ei": improvement}[acquisition]
+    value = {"ucb": mean + KAPPA * sd, "log_ei": improvement}[acquisition]
     value[expected] = -np.inf
     expected.append(int(np.argmax(value)))
   chosen = choose_batch(

@@ -180,21 +180,18 @@ def true_effect(effect, bases):
   return corners[1, 1] - corners[1, 0] - corners[0, 1] + corners[0, 0]
 
 
-@pytest.mark.xfail(
-  strict=True,
-  reason="with the learnt scale of scores, intervals are too narrow here: they hold 0.82 of the "
-  "effects of one weight, 0.89 over 16 seeds, and 0.94 without it",
-)
 def test_effects_cover_the_truth():
   bases = SPACE.pool[:40]
   inside, found = {1: [], 2: []}, {1: [], 2: []}
-  for seed in range(4):
+  for seed in range(16):
     fit = surrogate.fit(observe(60, 0.05, seed), SPACE)
-    for effect in (*main_effects(fit, bases=bases), *pair_effects(fit, bases=bases)):
+    # The effects of one fit are not independent: seven of them need more fits than 21 pairs do.
+    pairs = pair_effects(fit, bases=bases) if seed < 4 else ()
+    for effect in (*main_effects(fit, bases=bases), *pairs):
       low, high = effect.interval
       inside[len(effect.names)].append(low <= true_effect(effect, bases) <= high)
       found[len(effect.names)].append(abs(effect.mean) / effect.sd)
-  assert len(inside[1]) == 4 * 7 and len(inside[2]) == 4 * 21
+  assert len(inside[1]) == 16 * 7 and len(inside[2]) == 4 * 21
   for names in (1, 2):
     assert np.mean(inside[names]) >= 0.9
   # Not by being wide: most effects of one weight are told from none.

@@ -7,7 +7,7 @@ import pytest
 
 from mixjax.search import coordinates, design, moments, process, structured
 from mixjax.search import maximize as maximize_lib
-from mixjax.search.acquire import choose_batch, rate, rate_candidates
+from mixjax.search.acquire import KAPPA, choose_batch, rate, rate_candidates
 from mixjax.search.constraints import Constraints, Group
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.maximize import maximize
@@ -55,7 +55,7 @@ RUNS = PROCESS.data.rows[: PROCESS.count]
 
 def parameter_of(acquisition, surrogate):
   best = surrogate.predict(surrogate.data.rows[: surrogate.count])[0].max()
-  return {"ucb": 2.0, "log_ei": best}.get(acquisition, best + np.linspace(0.1, 0.3, 64))
+  return {"ucb": KAPPA, "log_ei": best}.get(acquisition, best + np.linspace(0.1, 0.3, 64))
 
 
 def rated(acquisition, surrogate, points):
@@ -106,7 +106,7 @@ def test_a_sum_of_processes_is_maximised_as_the_sum():
   found = moments_at(POOL[:40], parts=parts, correlation=correlation)
   np.testing.assert_allclose(found, whole.predict(POOL[:40]), rtol=1e-6)
   points = maximize(parts, 3, correlation=correlation)
-  (value, pool) = (rate("ucb", *whole.predict(p), 2.0) for p in (points, POOL))
+  (value, pool) = (rate("ucb", *whole.predict(p), KAPPA) for p in (points, POOL))
   assert value[0] > pool.max() + 1e-3
   assert np.abs(points[1:] - points[0]).max(axis=1).min() > 1e-3
   # Each process is told its own part of a run, so none is left surer than another of it.
@@ -179,7 +179,7 @@ def test_a_batch_is_better_than_that_from_the_pool_and_pending_runs_push_it_away
   values = []
   for batch in (maximize([PROCESS], 4), POOL[choose_batch(PROCESS, POOL, 4)]):
     told = [moments_at(batch[[n]], batch[:n]) for n in range(4)]
-    values.append(np.sum([mean + 2 * sd for mean, sd in told]))
+    values.append(np.sum([mean + KAPPA * sd for mean, sd in told]))
   assert values[0] > values[1] + 1e-3
 
 
@@ -202,7 +202,7 @@ def test_under_constraints_no_step_that_stays_within_leads_higher(kind, acquisit
   known = RUNS[limits.within(RUNS)]
   assert 0 < len(known) < len(RUNS)
   best = surrogate.predict(known)[0].max()
-  parameter = {"ucb": 2.0, "log_ei": best}[acquisition]
+  parameter = {"ucb": KAPPA, "log_ei": best}[acquisition]
 
   def value(points):
     return rate_candidates(acquisition, *surrogate.predict(points), parameter)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mixjax.search import surrogate
-from mixjax.search.acquire import choose_batch
+from mixjax.search.acquire import KAPPA, choose_batch
 from mixjax.search.policies import Observations, matches
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
@@ -151,7 +151,7 @@ def test_the_bound_over_the_pool_is_the_default():
   runs = search(BestOfRandom(SPACE), 12, 4, 5)
   runs = dataclasses.replace(runs, pending=SPACE.pool[:1])
   fitted, unseen = surrogate.fit(runs, SPACE), SPACE.pool[~matches(SPACE.pool, runs.known())]
-  chosen = choose_batch(fitted, unseen, 3, kappa=2.0, pending=runs.pending)
+  chosen = choose_batch(fitted, unseen, 3, kappa=KAPPA, pending=runs.pending)
   np.testing.assert_array_equal(MixAtlas(SPACE, seeds=8).ask(runs, 3, 7), unseen[chosen])
   options = SPACE.raise_to_floor(SPACE.pool)
   best = options[np.argmax(fitted.predict(options)[0])]

@@ -128,7 +128,7 @@ class Data:
     )
 
 
-def fill(rows: Float[np.ndarray, "n *d"], size: int) -> Float[np.ndarray, "size *d"]:
+def fill(rows: Float[np.ndarray, " n *d"], size: int) -> Float[np.ndarray, " size *d"]:
   """`rows`, then rows of zeros."""
   filled = np.zeros((size, *rows.shape[1:]))
   filled[: len(rows)] = rows

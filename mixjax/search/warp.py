@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 # The median of the prior is the identity; at a share of 1 the best score, or the worst, would be
 # infinitely far away.
-LARGEST_SHARE, SPREAD = 0.9, 0.5
+LARGEST_SHARE, SPREAD = 0.9, 0.3
 
 # Scores count as at least so far from their mean when the largest w is found, in their sds.
 NEAREST = 0.5

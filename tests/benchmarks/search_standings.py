@@ -40,7 +40,7 @@ def curves(
 
 
 def interval(
-  values: Float[np.ndarray, "seeds *e"],
+  values: Float[np.ndarray, " seeds *e"],
 ) -> tuple[Float[np.ndarray, "*e"], Float[np.ndarray, "*e"]]:
   """Mean over the first axis, and half the width of its 95% interval (NaN for a single value)."""
   values = np.asarray(values, np.float64)
