@@ -14,7 +14,9 @@ from mixjax.search.halting import cheapest, correlation, hopeless
 from mixjax.search.objective import Objective, ScoreVectors
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space, candidates
+from mixjax.search.study import Study
 from mixjax.search.surrogate import Hyperparameters
+from mixjax.search.trial import Trial
 
 SPACE = Space.simplex("domain", ["a", "b", "c", "d"])
 SPACE = SPACE.with_pool(candidates(SPACE, 200, 0))
@@ -378,6 +380,28 @@ def test_hostile_curves_get_sane_answers():
     assert np.isfinite([found.estimate, found.low, found.high]).all()
     assert np.isfinite([look.chance for look in hopeless(chain, trials, Objective())]).all()
     assert np.isfinite(chain.observations(Objective()).stderr).all()
+
+
+def test_a_study_holds_curves(tmp_path):
+  study, table = Study(tmp_path, {}), scores(0)
+  rows, finished, _ = split(0)
+  for row, whole in zip(rows, finished, strict=True):
+    point = SPACE.as_dict(SPACE.pool[row])
+    trial = study.attach(Trial(None, "seed", "domain", point, point, seed=0))
+    for step, values in list(zip(STEPS, table[row], strict=True))[: 1 + whole]:
+      told = {name: {"score": value} for name, value in zip(NAMES, values, strict=True)}
+      study.report(trial, step, told)
+  study.attach(Trial(None, "other", "task", {"a": 1.0}, {"a": 1.0}, seed=0))
+  found, wanted = Curves.of_trials(study.trials(), SPACE), some(table, rows, finished)
+  assert found.names == wanted.names
+  np.testing.assert_array_equal(found.steps, wanted.steps)
+  np.testing.assert_array_equal(found.scores, wanted.scores)
+  np.testing.assert_allclose(found.mixtures, wanted.mixtures, rtol=1e-15)
+  with pytest.raises(ValueError, match="no trial on the task axis reported"):
+    Curves.of_trials(study.trials(), Space.simplex("task", ["a"]))
+  study.report(3, STEPS[0], {"near": {"score": 0.0}})
+  with pytest.raises(ValueError, match=r"trial 3 reports \['near'\] at step 100, others"):
+    Curves.of_trials(study.trials(), SPACE)
 
 
 @pytest.mark.parametrize(

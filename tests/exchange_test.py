@@ -225,6 +225,7 @@ def test_optuna_shows_every_trial(study, tmp_path):
   optuna = pytest.importorskip("optuna")
   url = f"sqlite:///{tmp_path}/optuna.db"
   study.mark(14, FAILED, "host lost")
+  study.report(13, 100, study.get(0).scores)
   exchange.export_optuna(study, url, "mix", exchange.objective(study))
   shown = optuna.load_study(study_name="mix", storage=url)
   state = optuna.trial.TrialState
@@ -239,6 +240,7 @@ def test_optuna_shows_every_trial(study, tmp_path):
       assert copy.value == exchange.objective(study)(trial.scores)[0]
       assert copy.user_attrs["ocr score"] == trial.scores["ocr"]["score"]
   assert shown.trials[14].user_attrs["detail"] == "host lost"
+  assert shown.trials[13].intermediate_values == {100: shown.trials[0].value}
   assert shown.best_trial.value == max(t.value for t in shown.trials[:12])
   assert json.loads(json.dumps(shown.user_attrs))["mixjax"]["config"] == study.config
   with pytest.raises(ValueError, match=r"study 'mix': choose another name.*delete_study"):

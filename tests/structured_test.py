@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mixjax.search import process, surrogate, total
+from mixjax.search import flat, process, surrogate, total
 from mixjax.search.acquire import choose_batch
 from mixjax.search.coordinates import Coordinates, reference
 from mixjax.search.policies import Observations
@@ -102,7 +102,7 @@ def test_the_search_takes_it_for_grids_of_cells_alone():
   loose = Space.simplex("domain", ["web/news", "books/novels", "code/python"])
   product = Space.product(["photos", "charts", "maps"], ["ocr", "vqa"])
   for space in (loose, product, Space.simplex("domain", ["a", "b"])):
-    assert form_of(space) == surrogate.FLAT
+    assert form_of(space) == flat.FLAT
 
 
 def test_length_scales_of_cells_follow_concepts_and_tasks():
@@ -114,7 +114,7 @@ def test_length_scales_of_cells_follow_concepts_and_tasks():
     moved = np.asarray(GRID.unpack(np.eye(size[1])[2])[0])
   np.testing.assert_allclose(still, 2 * np.sqrt([6] * 6 + [3] * 6))
   np.testing.assert_allclose(np.sum(amplitude**2), 1)
-  assert noise == pytest.approx(surrogate.NOISE)
+  assert noise == pytest.approx(flat.NOISE)
   # The second concept, "a", has the cells 1 and 3.
   np.testing.assert_allclose(np.log(moved / still), [0, 0.5, 0, 0.5, *[0] * 8], atol=1e-12)
 

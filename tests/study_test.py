@@ -14,7 +14,7 @@ from mixjax.search import study as study_lib
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import Study, observe
-from mixjax.search.trial import DONE, FAILED, INFEASIBLE, QUEUED, RUNNING, Trial
+from mixjax.search.trial import DONE, FAILED, INFEASIBLE, QUEUED, RUNNING, STOPPED, Trial
 
 SPACE = Space.task_axis(("maps", "charts"), ("caption", "ocr", "vqa"))
 SPACE = SPACE.with_pool(candidates(SPACE, 50, 0))
@@ -150,6 +150,31 @@ def test_a_mistyped_path_starts_nothing_and_a_newer_format_is_not_guessed_at(tmp
   about.write_text("{")
   with pytest.raises(ValueError, match=r"study.json is torn"):
     Study(study.path)
+
+
+def test_scores_on_the_way_are_kept_and_a_stopped_run_is_not_proposed_again(study):
+  study.attach(make_trial(row=1))
+  later = {name: {"score": np.float64(0.25)} for name in SCORES}
+  study.report(0, 200, later)
+  study.report(0, 100, later)
+  trial = study.report(0, 100, SCORES)  # again, as after a kill
+  assert trial.curve == ((100.0, SCORES), (200.0, {name: {"score": 0.25} for name in SCORES}))
+  assert trial.state == QUEUED and trial.scores is None
+  study.mark(0, STOPPED, "hopeless")
+  assert study.attach(make_trial(row=1)) == study.get(0) and study.retry(9) == []
+  seen = observe(study.trials(), SPACE, lambda scores: (scores["ocr"]["score"], None))
+  assert len(seen) == 0 and len(seen.pending) == 1
+  with pytest.raises(ValueError, match="trial 0 reports at step -1"):
+    study.report(0, -1, SCORES)
+  with pytest.raises(ValueError, match="trial 0: 'ocr' has no finite score"):
+    study.report(0, 300, {"ocr": {"score": np.nan}})
+  done = study.record(0, SCORES)
+  assert done.curve == trial.curve
+  (study.path / "trials/00000/curve.json").write_text('{"points": [{"step": 1')
+  assert study.get(0) == dataclasses.replace(done, curve=())
+  assert list(study.torn()) == ["00000/curve.json"]
+  (study.path / "trials/00000/curve.json").write_text('{"points": [{"step": 1}]}')
+  assert study.get(0).curve == () and "no curve" in study.torn()["00000/curve.json"]
 
 
 def test_what_failed_is_tried_again_until_the_attempts_are_spent(study):

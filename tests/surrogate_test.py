@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from mixjax.search import process, surrogate, tables
+from mixjax.search import flat, process, surrogate, tables
 from mixjax.search.coordinates import LOG, SQRT, reference
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space, candidates
@@ -98,13 +98,13 @@ def test_the_mode_is_a_maximum(fitted_to_60):
   observed, hyper = runs(60, noise=0.05), fitted_to_60.hyper
 
   def posterior(hyper):
-    z = np.log(np.divide(hyper.lengths, surrogate.LENGTH * SPACE.dim**0.5))
+    z = np.log(np.divide(hyper.lengths, flat.LENGTH * SPACE.dim**0.5))
     logit = np.log(hyper.coordinates.exponent / (0.5 - hyper.coordinates.exponent))
     z = np.concatenate([
-      z / surrogate.LENGTH_SPREAD,
+      z / flat.LENGTH_SPREAD,
       [
-        np.log(hyper.amplitude) / surrogate.AMPLITUDE_SPREAD,
-        np.log(hyper.noise / surrogate.NOISE) / surrogate.NOISE_SPREAD,
+        np.log(hyper.amplitude) / flat.AMPLITUDE_SPREAD,
+        np.log(hyper.noise / flat.NOISE) / flat.NOISE_SPREAD,
         (logit - surrogate.EXPONENT_LOGIT) / surrogate.EXPONENT_SPREAD,
         np.log(hyper.coordinates.offset / surrogate.OFFSET) / surrogate.OFFSET_SPREAD,
       ],

@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import f as fisher
 
-from mixjax.search import surrogate
+from mixjax.search import flat, surrogate
 from mixjax.search.benchmarks import Benchmarks, fit_benchmarks
 from mixjax.search.calibration import is_constant
 from mixjax.search.curves import Curves
 from mixjax.search.objective import Objective, ScoreVectors
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space
-from mixjax.search.surrogate import Flat, Surrogate
+from mixjax.search.surrogate import Surrogate
 
 # Runs at a checkpoint below which nothing is taken from earlier ones: with 8, the 95% interval
 # around a correlation of 0.7 still holds 0.
@@ -49,12 +49,12 @@ UNKNOWN = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
-class Noisy(Flat):
+class Noisy(flat.Flat):
   """The surrogate's kernel, with the prior of noise above."""
 
   def unpack(self, z):
     lengths, amplitude, noise = super().unpack(z)
-    from_median = (noise / surrogate.NOISE) ** (NOISE_SPREAD / surrogate.NOISE_SPREAD)
+    from_median = (noise / flat.NOISE) ** (NOISE_SPREAD / flat.NOISE_SPREAD)
     return lengths, amplitude, NOISE * from_median
 
 

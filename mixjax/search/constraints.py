@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from scipy import optimize
 
 from mixjax.search.polytope import ROUNDING, Polytope
-from mixjax.search.space import Space, generator
+from mixjax.search.product_caps import ProductCaps
+from mixjax.search.space import Space
 
 # How far a mixture that counts as within may miss a bound, a sum or a cap.
 TOLERANCE = 1e-9
@@ -115,7 +116,15 @@ class Constraints:
       np.array([group.high for group in self.groups], np.float64),
       tuple(f"group {group.name!r}" for group in self.groups),
     )
-    return found if self.caps is None or self.bilinear else self._supplied(found)
+    one_axis = len(self.space.axes) == 1
+    return self._supplied(found) if one_axis and self.caps is not None else found
+
+  @functools.cached_property
+  def product(self) -> ProductCaps | None:
+    """The caps, where they bound products of weights."""
+    if self.caps is None or len(self.space.axes) == 1:
+      return None
+    return ProductCaps(self.space, self.caps, self.polytope)
 
   def within(
     self, points: Float[np.ndarray, "n d"], tolerance: float = TOLERANCE
@@ -132,13 +141,7 @@ class Constraints:
 
   def overdrawn(self, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
     """By how much the share of a cell exceeds its cap at worst, where only a product can tell."""
-    if not self.bilinear:
-      return np.zeros(len(points))
-    drawn = self.space.base * points[:, self.space.member].prod(axis=2)
-    total = drawn.sum(axis=1, keepdims=True)
-    # Where all weight is on empty cells, nothing can be drawn.
-    shares = np.divide(drawn, total, out=np.full_like(drawn, np.inf), where=total > 0)
-    return (shares - self.caps).max(axis=1)
+    return np.zeros(len(points)) if self.product is None else self.product.overdrawn(points)
 
   def project(self, points) -> Float[np.ndarray, "n d"]:
     """The mixtures within that are nearest to any finite `points: float[n, d]` (Euclidean).
@@ -161,7 +164,7 @@ class Constraints:
     if self.at_most is not None:
       found = self.polytope.nearest(points, self.polytope.upper * self._support(points, found))
     for row in np.flatnonzero(self.overdrawn(found) > ROUNDING):
-      found[row] = self._under_caps(points[row], found[row])
+      found[row] = self.product.nearest(points[row], found[row])
     if (missed := ~self.within(found)).any():
       raise ValueError(
         f"point {int(np.argmax(missed))} has no projection to {TOLERANCE}: the constraints leave "
@@ -232,76 +235,6 @@ class Constraints:
       np.diag(need)[bound] - total, [f"the supply of {space.names[j]!r}" for j in bound]
     )
 
-  def under_tangents(self, point: Float[np.ndarray, " d"]) -> Polytope:
-    """The polytope and, for each cap on a product of two axes, a half-space where it holds.
-
-    Where b0 a + a0 b <= 2 sqrt(a0 b0 c), a b <= c, as geometric means are below arithmetic ones. a0
-    and b0 are such that `point` stays within if it is. Empty cells make the total of all draws
-    depend on the weights; it is taken as linear, and only then may a cap fail to hold.
-    """
-    space = self.space
-    draws = space.base * point[space.member].prod(axis=1)
-    cells = np.flatnonzero((space.base > 0) & (self.caps < 1))
-    limit = self.caps[cells] * draws.sum()
-    first, second = space.member[cells].T
-    b = np.maximum(point[second], limit)
-    a = np.maximum(point[first], limit / (4 * b))
-    slopes = sum(
-      np.bincount(space.member[:, i], space.base * point[space.member[:, 1 - i]], space.dim)
-      for i in range(2)
-    )
-    rows = np.outer(-np.sqrt(limit * a * b) / draws.sum(), slopes)
-    rows[np.arange(len(cells)), first] += b
-    rows[np.arange(len(cells)), second] += a
-    return self.polytope.and_below(rows, [space.cell_names[cell] for cell in cells])
-
-  def _under_caps(self, point: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Nearer and nearer to `point` under the caps of a product (Marks and Wright, 1978)."""
-    best = self._towards(self.anchor, near)
-    for _ in range(100):
-      (better,) = self.under_tangents(best).nearest(point[None])
-      better = self._towards(best, better)
-      gained = np.linalg.norm(best - point) - np.linalg.norm(better - point)
-      best = better if gained > 0 else best
-      if gained < 1e-7:
-        break
-    return best
-
-  def _towards(self, inside: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """How far from `inside` to `goal` the caps hold."""
-    if self.overdrawn(goal[None])[0] <= ROUNDING:
-      return goal
-    reached, failed = 0.0, 1.0
-    for _ in range(50):
-      middle = (reached + failed) / 2
-      held = self.overdrawn((inside + middle * (goal - inside))[None])[0] <= ROUNDING
-      reached, failed = (middle, failed) if held else (reached, middle)
-    return inside + reached * (goal - inside)
-
-  @functools.cached_property
-  def anchor(self) -> Float[np.ndarray, " d"]:
-    """A mixture well under the caps of a product; ValueError if none was found."""
-    space = self.space
-    supply = sum(
-      np.bincount(column, self.caps * space.base, space.dim) for column in space.member.T
-    )
-    random = generator(0).exponential(size=(6, space.dim))
-    starts = np.concatenate([[space.uniform(), supply], random])
-    starts = starts / (starts @ self.polytope.blocks.T @ self.polytope.blocks)
-    for point in self.polytope.nearest(starts):
-      best, least = point, np.inf
-      for _ in range(20):
-        if (over := self.overdrawn(point[None])[0]) == np.inf:
-          break
-        best, least = (point, over) if over < least else (best, least)
-        point, _ = self.under_tangents(point).least_missed(hard=len(self.polytope.sums))
-      if least <= ROUNDING:
-        return best
-    raise ValueError(
-      f"found no mixture on {space.name} under the caps of all cells: lower the budget, raise the "
-      "repetition, or search the joint space, where a cell's share needs not be a product"
-    )
-
   def _check(self):
     space, polytope = self.space, self.polytope
     if self.caps is not None and (total := self.caps[space.base > 0].sum()) < 1 - ROUNDING:
@@ -323,24 +256,19 @@ class Constraints:
         raise ValueError(f"{source} of the {axis.name} axis sum to {total:.6g}, below 1")
     if polytope.least_missed()[1] > ROUNDING:
       raise ValueError(polytope.conflict())
-    if self.bilinear:
+    if self.product is not None:
       if self.at_most is not None:
         raise ValueError("at_most and caps go together on one axis only: search the joint space")
       for cell in np.flatnonzero((self.caps == 0) & (space.base > 0)):
         raise ValueError(
           f"cell {space.cell_names[cell]!r} has cap 0: name it as `empty` when making the space"
         )
-      _ = self.anchor
+      _ = self.product.anchor
     if self.at_most is not None and self._best_support(space.uniform()) is None:
       raise ValueError(
         f"no {self.at_most} weights an axis can sum to 1 within the bounds and groups, "
         f"{int((polytope.lower > 0).sum())} of which have a lower bound: raise at_most"
       )
-
-  @property
-  def bilinear(self) -> bool:
-    """Whether caps bound products of weights."""
-    return self.caps is not None and len(self.space.axes) > 1
 
 
 def _vector(what, values, names, default, limits=(0.0, 1.0)) -> np.ndarray:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mixjax.search.objective import Objective
+from mixjax.search.space import Space
+from mixjax.search.trial import Trial
 
 # A score beyond it, whose square may overflow, is none.
 LARGEST = 1e100
@@ -52,6 +55,29 @@ class Curves:
         f"run {run} has no score on {self.names[place]!r} at step {self.steps[at]:g} but others "
         "there or later: evaluate it, or leave out the run, the checkpoint or the benchmark"
       )
+
+  @classmethod
+  def of_trials(cls, trials: Sequence[Trial], space: Space) -> "Curves":
+    """What the trials on `space` reported (`Study.report`), in their order.
+
+    Those of other axes, and those that reported nothing, are left out. A run is finished if it
+    reported at the last step that any did: report there too, as final scores are often made from
+    more items. ValueError if nothing was reported, benchmarks differ, or as above.
+    """
+    trials = [trial for trial in trials if trial.axis == space.name and trial.curve]
+    if not trials:
+      raise ValueError(f"no trial on the {space.name} axis reported scores on the way")
+    names = tuple(trials[0].curve[0][1])
+    steps = sorted({step for trial in trials for step, _ in trial.curve})
+    scores = np.full((len(trials), len(steps), len(names)), np.nan)
+    for row, trial in enumerate(trials):
+      for step, found in trial.curve:
+        if set(found) != set(names):
+          raise ValueError(
+            f"trial {trial.id} reports {sorted(found)} at step {step:g}, others {sorted(names)}"
+          )
+        scores[row, steps.index(step)] = [found[name]["score"] for name in names]
+    return cls(names, steps, [space.from_dict(trial.point) for trial in trials], scores)
 
   def __len__(self) -> int:
     return len(self.mixtures)

@@ -230,18 +230,19 @@ def _walk(constraints: Constraints, count: int, rng: np.random.Generator) -> np.
   tight = (limits - corners @ walls.T).max(axis=0) <= TOLERANCE
   lines = _lines(polytope, walls[tight], rng)
   walls, limits = walls[~tight], limits[~tight]
-  if constraints.bilinear:
+  product = constraints.product
+  if product is not None:
     # Not on the caps: in a corner of theirs no line leads on.
-    corners = _corners(constraints.under_tangents(constraints.anchor))
+    corners = _corners(product.under_tangents(product.anchor))
   start = polytope.nearest(corners.mean(axis=0)[None])
   while constraints.overdrawn(start)[0] > ROUNDING:
-    start = (start + constraints.anchor) / 2
+    start = (start + product.anchor) / 2
   chains = min(count, CHAINS)
   points = np.repeat(start, chains, axis=0)
   if not len(lines):
     return np.repeat(points[:1], count, axis=0)
   speeds = lines @ walls.T
-  sweep = math.ceil(len(lines.T) * math.log(len(lines.T)) * (SLOWER if constraints.bilinear else 1))
+  sweep = math.ceil(len(lines.T) * math.log(len(lines.T)) * (SLOWER if product else 1))
   samples = []
   for taken in range(math.ceil(count / chains)):
     room = limits - points @ walls.T

@@ -19,7 +19,7 @@ from mixjax.search.objective import Objective
 from mixjax.search.space import SUM_TOLERANCE, Space
 from mixjax.search.study import Study
 from mixjax.search.tables import ABOUT, Table
-from mixjax.search.trial import DONE, FAILED, INFEASIBLE, QUEUED, RUNNING, Scores, Trial
+from mixjax.search.trial import DONE, FAILED, INFEASIBLE, QUEUED, RUNNING, STOPPED, Scores, Trial
 
 if TYPE_CHECKING:
   import optuna
@@ -127,7 +127,8 @@ def export_optuna(
   """The trials as an Optuna study `name`, for its dashboard; `storage` may be a URL.
 
   The parameters are the weights of the cells, or with `axis` those of its coordinates for the
-  trials on it; the value is `objective`'s, to be maximised. Infeasible trials are pruned ones.
+  trials on it; the value is `objective`'s, to be maximised, and scores reported on the way are
+  intermediate values. Stopped and infeasible trials are pruned ones.
   ImportError without Optuna, ValueError if the storage has a study of that name.
   """
   try:
@@ -140,6 +141,7 @@ def export_optuna(
     RUNNING: state.RUNNING,
     DONE: state.COMPLETE,
     FAILED: state.FAIL,
+    STOPPED: state.PRUNED,
     INFEASIBLE: state.PRUNED,
   }
   storage = optuna.storages.get_storage(storage)
@@ -169,6 +171,7 @@ def export_optuna(
         value=value,
         params={column: min(row.get(column, 0.0), 1.0) for column in columns},
         distributions=dict.fromkeys(columns, unit),
+        intermediate_values={int(step): objective(scores)[0] for step, scores in trial.curve},
         user_attrs={key: v for key, v in about.items() if v not in (None, "")},
       )
     )

@@ -55,7 +55,7 @@ class Height:
     kept = [optimize.LinearConstraint(polytope.blocks, 1, 1)]
     if len(polytope.sums):
       kept.append(optimize.LinearConstraint(polytope.sums, polytope.low, polytope.high))
-    if constraints.bilinear:
+    if constraints.product is not None:
       kept.append(optimize.NonlinearConstraint(spare, 0, np.inf))
     found = optimize.minimize(
       fall,

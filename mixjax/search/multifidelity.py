@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 import scipy.special
 import tinygp
 from jaxtyping import Array, Float
 
+from mixjax.search import laplace
 from mixjax.search import process as process_lib
 from mixjax.search.policies import Observations
 from mixjax.search.process import CHUNK, JITTER, Data, Matern52, Points
@@ -176,23 +176,13 @@ def fit(
   spreads = [LENGTH_SPREAD] * (2 * space.dim) + [*amplitudes, POWER_SPREAD, NOISE_SPREAD]
   spreads = np.array(spreads)
 
+  @laplace.finite
   def objective(z):
-    value, gradient = _negative_log_posterior(
-      z, medians, spreads, points, data.residuals, data.variance
-    )
-    if not (np.isfinite(value) and np.isfinite(gradient).all()):
-      return 1e25, np.zeros_like(z)
-    return float(value), np.asarray(gradient)
+    return _negative_log_posterior(z, medians, spreads, points, data.residuals, data.variance)
 
-  best = None
+  starts = [[length] * (2 * space.dim) + [0.0, bias, 0.0, noise] for length, bias, noise in STARTS]
   with process_lib.exact():
-    for length, bias, noise in STARTS:
-      start = np.array([length] * (2 * space.dim) + [0.0, bias, 0.0, noise])
-      found = scipy.optimize.minimize(
-        objective, start, jac=True, method="L-BFGS-B", bounds=[(-REACH, REACH)] * len(start)
-      )
-      if best is None or found.fun < best.fun:
-        best = found
+    best = laplace.lowest(objective, np.array(starts), reach=REACH)
   values = np.exp(medians + spreads * best.x).tolist()
   lengths, bias_lengths = values[: space.dim], values[space.dim : 2 * space.dim]
   hyper = Hyperparameters(tuple(lengths), tuple(bias_lengths), *values[2 * space.dim :])

@@ -19,7 +19,7 @@ import numpy as np
 import tinygp
 from jaxtyping import Array, Float
 
-from mixjax.search import surrogate
+from mixjax.search import flat, surrogate
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.policies import Observations
 from mixjax.search.process import Form, Matern52, Points
@@ -90,12 +90,12 @@ class Grid:
     # Four equal factors, so that a cell's length-scale varies as much as if it were one number.
     cell = (common + by_concept[at_concept] + by_task[at_task] + by_cell) / 2
     lengths = [
-      surrogate.LENGTH * len(part) ** 0.5 * jnp.exp(surrogate.LENGTH_SPREAD * part)
+      flat.LENGTH * len(part) ** 0.5 * jnp.exp(flat.LENGTH_SPREAD * part)
       for part in (cell, concept, task)
     ]
     # The three variances add up to that of a flat kernel.
-    amplitude = surrogate.AMPLITUDE / 3**0.5 * jnp.exp(surrogate.AMPLITUDE_SPREAD * amplitude)
-    noise = surrogate.NOISE * jnp.exp(surrogate.NOISE_SPREAD * noise[0])
+    amplitude = flat.AMPLITUDE / 3**0.5 * jnp.exp(flat.AMPLITUDE_SPREAD * amplitude)
+    noise = flat.NOISE * jnp.exp(flat.NOISE_SPREAD * noise[0])
     return jnp.concatenate(lengths), amplitude, noise
 
   def columns(self, rows):
@@ -133,9 +133,9 @@ def form_of(space: Space) -> Form:
   try:
     grid = Grid.of(space)
   except ValueError:
-    return surrogate.FLAT
+    return flat.FLAT
   cells, concepts, tasks = grid.shape
-  return grid if concepts + tasks < cells else surrogate.FLAT
+  return grid if concepts + tasks < cells else flat.FLAT
 
 
 def fit_by_evidence(

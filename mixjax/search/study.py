@@ -1,8 +1,8 @@
 """The ledger of a search: a folder of trials that any program can read and no kill corrupts."""
 
 import dataclasses
-import hashlib
 import json
+import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from mixjax.search import records
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space
 from mixjax.search.trial import (
@@ -28,11 +29,9 @@ from mixjax.search.trial import (
 
 FORMAT = 1
 
-_MISSING = "is missing"
-
 
 class Study:
-  """A folder `study.json`, `trials/00012/{mixture,status,scores}.json`, local or in a bucket.
+  """A folder `study.json`, `trials/00012/{mixture,status,curve,scores}.json`, local or in a bucket.
 
   Each file appears whole or not at all (temporary name, then rename), so that one searcher and many
   workers need no lock: the searcher alone attaches trials, each worker records its own. What a kill
@@ -43,19 +42,19 @@ class Study:
   def __init__(self, path: epath.PathLike, config: Mapping[str, Any] | None = None):
     self.path = epath.Path(path)
     about = self.path / "study.json"
-    wanted = None if config is None else json.loads(json.dumps(config, default=_plain))
+    wanted = None if config is None else json.loads(json.dumps(config, default=records.plain))
     if not about.exists():
       if wanted is None:
         raise FileNotFoundError(f"no study at {self.path}: pass config= to start one")
-      start = {"format": FORMAT, "fingerprint": fingerprint(wanted), "config": wanted}
-      _write(about, start)
-    found, problem = _read(about)
+      start = {"format": FORMAT, "fingerprint": records.fingerprint(wanted), "config": wanted}
+      records.write(about, start)
+    found, problem = records.read(about)
     if problem:
       raise ValueError(f"{about} {problem}: restore it, or start another study")
     if found.get("format") != FORMAT:
       raise ValueError(f"{about} has format {found.get('format')!r}; this program reads {FORMAT}")
-    if wanted is not None and found["fingerprint"] != fingerprint(wanted):
-      changes = "\n  ".join(_differences(found["config"], wanted))
+    if wanted is not None and found["fingerprint"] != records.fingerprint(wanted):
+      changes = "\n  ".join(records.differences(found["config"], wanted))
       raise ValueError(
         f"{self.path} was started with another config:\n  {changes}\n"
         "Use the old one, or another folder: their results are not comparable."
@@ -96,12 +95,12 @@ class Study:
         raise ValueError(f"trial {trial.id} is another one already: {', '.join(fields)} differ")
       return old
     folder = self._folder(trial.id)
-    for name in ("status.json", "scores.json"):
+    for name in ("status.json", "curve.json", "scores.json"):
       # Left by a trial whose mixture is lost: kept for a person to look at, never taken as ours.
       if (folder / name).exists():
         (folder / name).replace(folder / f"orphan-{uuid.uuid4().hex[:8]}-{name}")
     asked = dataclasses.asdict(trial)
-    _write(folder / "mixture.json", {k: v for k, v in asked.items() if k not in PROGRESS})
+    records.write(folder / "mixture.json", {k: v for k, v in asked.items() if k not in PROGRESS})
     self.mark(trial.id, QUEUED)
     return self._known(trial.id)
 
@@ -115,7 +114,7 @@ class Study:
 
   def attempt(self, trial_id: int) -> int:
     """Which try at the trial this is, from 1; what a torn status leaves unknown counts as 1."""
-    status, _ = _read(self._folder(trial_id) / "status.json")
+    status, _ = records.read(self._folder(trial_id) / "status.json")
     return (status or {}).get("attempt", 1)
 
   def retry(self, max_attempts: int) -> list[Trial]:
@@ -133,32 +132,44 @@ class Study:
       self._note(trial.id, QUEUED, trial.detail, self.attempt(trial.id) + 1)
     return [self._known(trial.id) for trial in again]
 
+  def report(
+    self, trial: Trial | int, step: float, scores: Mapping[str, Mapping[str, Any]]
+  ) -> Trial:
+    """Notes a trial's scores at a checkpoint on the way, for `Curves.of_trials`.
+
+    The same step again, as after a kill, replaces what was noted there. ValueError for a step that
+    is not positive and finite, or scores as for `record`.
+    """
+    trial = self._known(trial.id if isinstance(trial, Trial) else trial)
+    if not 0 < step < math.inf:
+      raise ValueError(f"trial {trial.id} reports at step {step}: it is positive and finite")
+    _check_scores_of(trial, scores)
+    curve = dict(trial.curve) | {float(step): scores}
+    points = [{"step": at, "scores": curve[at]} for at in sorted(curve)]
+    records.write(self._folder(trial.id) / "curve.json", {"points": points})
+    return self._known(trial.id)
+
   def record(self, trial: Trial | int, scores: Mapping[str, Mapping[str, Any]]) -> Trial:
     """Writes a trial's scores; from then on it is done. The same scores again change nothing.
 
     ValueError if a score is missing, NaN or infinite, or if the trial is done with other scores.
     """
     trial = self._known(trial.id if isinstance(trial, Trial) else trial)
-    try:
-      check_scores(scores)
-    except ValueError as error:
-      raise ValueError(
-        f"trial {trial.id}: {error}; mark a run without valid scores {INFEASIBLE!r} or {FAILED!r}"
-      ) from None
-    scores = json.loads(json.dumps(scores, default=_plain))
+    _check_scores_of(trial, scores)
+    scores = json.loads(json.dumps(scores, default=records.plain))
     folder = self._folder(trial.id)
     if trial.state == DONE and trial.scores != scores:
       raise ValueError(
         f"trial {trial.id} is done with other scores; to redo it, remove {folder / 'scores.json'}"
       )
     if trial.state != DONE:
-      _write(folder / "scores.json", scores)
+      records.write(folder / "scores.json", scores)
     self._note(trial.id, DONE, "", self.attempt(trial.id))
     return self._known(trial.id)
 
   def _note(self, trial_id: int, state: str, detail: str, attempt: int) -> None:
     status = {"state": state, "detail": detail, "attempt": attempt}
-    _write(self._folder(trial_id) / "status.json", status)
+    records.write(self._folder(trial_id) / "status.json", status)
 
   def _folder(self, trial_id: int) -> epath.Path:
     return self.path / "trials" / f"{trial_id:05d}"
@@ -177,7 +188,7 @@ class Study:
   def _load(self, folder: epath.Path) -> tuple[Trial | None, dict[str, str]]:
     """The trial in `folder`, None if unreadable, and what is wrong with which of its files."""
     problems = {}
-    asked, problem = _read(folder / "mixture.json")
+    asked, problem = records.read(folder / "mixture.json")
     try:
       trial = Trial(**(asked or {}))
       check_mixture(trial)
@@ -185,23 +196,27 @@ class Study:
       return None, {f"{folder.name}/mixture.json": problem or f"is no trial: {error}"}
     if trial.id != int(folder.name):
       return None, {f"{folder.name}/mixture.json": f"is that of trial {trial.id}"}
-    status, problem = _read(folder / "status.json")
-    if problem and problem != _MISSING:
+    status, problem = records.read(folder / "status.json")
+    if problem and problem != records.MISSING:
       problems[f"{folder.name}/status.json"] = problem
     status = status or {}
     state = status.get("state", QUEUED)
-    scores, problem = _read(folder / "scores.json")
+    scores, problem = records.read(folder / "scores.json")
     if scores is not None:
       try:
         check_scores(scores)
       except ValueError as error:
         scores, problem = None, f"is invalid: {error}"
-    if problem and (problem != _MISSING or state == DONE):
+    if problem and (problem != records.MISSING or state == DONE):
       problems[f"{folder.name}/scores.json"] = problem
+    curve, problem = _curve(folder / "curve.json")
+    if problem and problem != records.MISSING:
+      problems[f"{folder.name}/curve.json"] = problem
     # Scores decide, not the status: a kill may have come between the writing of the two.
     state = DONE if scores is not None else QUEUED if state == DONE else state
     detail = "" if state == DONE else status.get("detail", "")
-    return dataclasses.replace(trial, state=state, detail=detail, scores=scores), problems
+    told = dataclasses.replace(trial, state=state, detail=detail, scores=scores, curve=curve)
+    return told, problems
 
 
 def observe(
@@ -227,46 +242,24 @@ def observe(
   )
 
 
-def fingerprint(config: Mapping[str, Any]) -> str:
-  """A short digest of a JSON-able config, whatever the order of its keys."""
-  text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=_plain)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _read(path: epath.Path) -> tuple[dict[str, Any] | None, str]:
-  """The JSON object in `path`, or None and what is wrong with it."""
+def _curve(path: epath.Path) -> tuple[tuple[tuple[float, Scores], ...], str]:
+  """What was reported on the way, nothing if unreadable, and what is wrong with it."""
+  content, problem = records.read(path)
+  if content is None:
+    return (), problem
   try:
-    content = json.loads(path.read_text())
-  except FileNotFoundError:
-    return None, _MISSING
-  except ValueError as error:  # a disk or network error is not a torn file: it must not pass as one
-    return None, f"is torn: {error}"
-  return (content, "") if isinstance(content, dict) else (None, "holds no JSON object")
+    points = tuple((float(point["step"]), point["scores"]) for point in content["points"])
+    for _, scores in points:
+      check_scores(scores)
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
+    return (), f"is no curve: {error!r}"
+  return points, ""
 
 
-def _write(path: epath.Path, content: Mapping[str, Any]) -> None:
-  text = json.dumps(content, indent=1, allow_nan=False, default=_plain) + "\n"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-  temporary.write_text(text)
-  temporary.replace(path)
-
-
-def _plain(value):
-  if isinstance(value, (np.generic, np.ndarray)):
-    return value.tolist()
-  raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written as JSON")
-
-
-def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in sorted(old.keys() | new.keys()):
-      place = f"{where}.{key}" if where else key
-      if key not in new:
-        yield f"{place}: {old[key]!r} -> (absent)"
-      elif key not in old:
-        yield f"{place}: (absent) -> {new[key]!r}"
-      else:
-        yield from _differences(old[key], new[key], place)
-  elif old != new:
-    yield f"{where}: {old!r} -> {new!r}"
+def _check_scores_of(trial: Trial, scores: Mapping[str, Mapping[str, Any]]) -> None:
+  try:
+    check_scores(scores)
+  except ValueError as error:
+    raise ValueError(
+      f"trial {trial.id}: {error}; mark a run without valid scores {INFEASIBLE!r} or {FAILED!r}"
+    ) from None

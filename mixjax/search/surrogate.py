@@ -13,29 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
 from mixjax.search import coordinates as coordinates_lib
-from mixjax.search import process
+from mixjax.search import laplace, process
 from mixjax.search import warp as warp_lib
 from mixjax.search.coordinates import Coordinates
+from mixjax.search.flat import FLAT
 from mixjax.search.policies import Observations
-from mixjax.search.process import JITTER, Data, Form, Matern52, Points
+from mixjax.search.process import JITTER, Data, Form, Points
 from mixjax.search.space import Space
 
-# Medians and log-sds of the log-normal priors, in sds of a coordinate over the space and of the
-# scores; the length-scales' median is LENGTH sqrt(d), the typical distance in d coordinates.
-LENGTH, LENGTH_SPREAD = 2.0, 1.0
-AMPLITUDE, AMPLITUDE_SPREAD = 1.0, 1.0
-NOISE, NOISE_SPREAD = 0.1, 1.5
+# Median and log-sd of the prior of an offset in coordinates.
 OFFSET, OFFSET_SPREAD = 3e-3, 1.5
 # The exponent of learnt coordinates lies between those of logarithm and square root; its logit is
 # normal.
 LARGEST_EXPONENT, EXPONENT_LOGIT, EXPONENT_SPREAD = 0.5, -1.0, 2.0
-# The search for hyper-parameters stays within this many prior sds of the medians.
-REACH = 5.0
 # Starts of the search, in prior sds: (length-scales, noise). The posterior can have several optima.
 STARTS = ((0.0, 0.0), (-0.7, -1.0))
 
@@ -48,31 +42,6 @@ NEAR = 1e-6
 
 # Fewer different scores cannot tell at which end they are uneven: their scale is not bent.
 FEW = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Flat:
-  """The form of kernel above: every weight alike, with a length-scale of its own."""
-
-  def size(self, dim: int) -> tuple[int, int]:
-    return dim, dim + 2
-
-  def unpack(self, z):
-    dim = len(z) - 2
-    values = jnp.exp(
-      jnp.log(jnp.array([LENGTH * dim**0.5] * dim + [AMPLITUDE, NOISE]))
-      + jnp.array([LENGTH_SPREAD] * dim + [AMPLITUDE_SPREAD, NOISE_SPREAD]) * z
-    )
-    return values[:dim], values[dim], values[dim + 1]
-
-  def columns(self, rows):
-    return rows
-
-  def kernel(self, lengths, amplitude):
-    return Matern52(lengths, amplitude)
-
-
-FLAT = Flat()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,15 +182,8 @@ def fit(
   fixed = np.array([*dataclasses.astuple(coordinates or coordinates_lib.SQRT), warp or 0.0])
 
   def objective_of(data):
-    def objective(z):
-      value, gradient = _negative_log_posterior(
-        z, fixed, learnt, reference, *_arrays(data), form=form
-      )
-      if not (np.isfinite(value) and np.isfinite(gradient).all()):
-        return 1e25, np.zeros_like(z)
-      return float(value), np.asarray(gradient)
-
-    return objective
+    arrays = (fixed, learnt, reference, *_arrays(data))
+    return laplace.finite(lambda z: _negative_log_posterior(z, *arrays, form=form))
 
   starts = np.zeros((len(STARTS), size))
   starts[:, :lengths_end] = np.array(STARTS)[:, :1]
@@ -229,13 +191,13 @@ def fit(
   with process.exact():
     if len(observations) > MANY:
       some = Data.of(observations.only(_spaced(len(observations))), space)
-      starts = _lowest(objective_of(some), starts).x[None]
+      starts = laplace.lowest(objective_of(some), starts).x[None]
     objective = objective_of(data)
-    best = _lowest(objective, starts, ftol=NEAR if len(observations) > MANY else None)
+    best = laplace.lowest(objective, starts, ftol=NEAR if len(observations) > MANY else None)
     points, evidence = best.x[None], None
     if draws > 1:
-      values, vectors = _curvature(best.x, objective)
-      points = np.concatenate([points, _around(best.x, values, vectors, draws)])
+      values, vectors = laplace.curvature(best.x, objective)
+      points = np.concatenate([points, laplace.around(best.x, values, vectors, draws)])
       evidence = float(-best.fun - 0.5 * np.sum(np.log(values)))
     thetas = jax.vmap(lambda z: _unpack(z, fixed, learnt, data.residuals, data.real, form))(points)
     fitted = _conditioned(observations, space, data, thetas, form)
@@ -273,40 +235,10 @@ def _spaced(count: int) -> Int[np.ndarray, " many"]:
   return np.linspace(0, count - 1, MANY).round().astype(int)
 
 
-def _lowest(objective, starts, ftol: float | None = None) -> scipy.optimize.OptimizeResult:
-  """The lowest of the ends of L-BFGS from each of `starts: float[s, z]`."""
-  bounds = [(-REACH, REACH)] * starts.shape[1]
-  options = {} if ftol is None else {"ftol": ftol}
-  ends = [
-    scipy.optimize.minimize(
-      objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
-    for start in starts
-  ]
-  return min(ends, key=lambda end: end.fun)
-
-
 def _each(draws: Draw) -> list[Draw]:
   """Draws that are stacked, one by one."""
   leaves, tree = jax.tree.flatten(draws)
   return [tree.unflatten(row) for row in zip(*map(np.asarray, leaves), strict=True)]
-
-
-def _curvature(mode, objective) -> tuple[Float[np.ndarray, " z"], Float[np.ndarray, "z z"]]:
-  """Eigenvalues and eigenvectors of the curvature of the posterior at its mode."""
-  step = 1e-3
-  shifts = step * np.eye(len(mode))
-  curvature = np.array([objective(mode + s)[1] - objective(mode - s)[1] for s in shifts])
-  values, vectors = np.linalg.eigh((curvature + curvature.T) / (4 * step))
-  # In z the prior has curvature 1: data that bend the other way make the posterior no wider.
-  return np.maximum(values, 1.0), vectors
-
-
-def _around(mode, values, vectors, count: int) -> Float[np.ndarray, "count z"]:
-  """Draws from the normal distribution with this curvature at its mode."""
-  root = vectors / np.sqrt(values) @ vectors.T
-  half = np.random.default_rng(0).standard_normal((count // 2, len(mode))) @ root
-  return np.clip(mode + np.concatenate([half, -half]), -REACH, REACH)
 
 
 def _arrays(data: Data):

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-# Done is never written without scores. Infeasible: the run itself went wrong (diverged) and would
-# again. Failed: the machine did, and the run may be tried once more.
-STATES = ("queued", "running", "done", "failed", "infeasible")
-QUEUED, RUNNING, DONE, FAILED, INFEASIBLE = STATES
+# Done is never written without scores. Stopped: the searcher ended the run early, by its curve.
+# Infeasible: the run itself went wrong (diverged) and would again. Failed: the machine did, and the
+# run may be tried once more.
+STATES = ("queued", "running", "done", "stopped", "failed", "infeasible")
+QUEUED, RUNNING, DONE, STOPPED, FAILED, INFEASIBLE = STATES
 
 Scores = dict[str, dict[str, Any]]
 
@@ -24,7 +25,8 @@ class Trial:
 
   `purpose` says who asked ("seed", "mixatlas", "replicate", "baseline:uniform", ...). `mixture` is
   what was trained on, `{cell: weight}`; `point` is where it lies on `axis`, `{coordinate: weight}`.
-  `command` can be pasted into a shell. `scores` is per benchmark `{"score", "stderr", "n", ...}`.
+  `command` can be pasted into a shell. `scores` is per benchmark `{"score", "stderr", "n", ...}`;
+  `curve` has such scores at steps on the way, `(step, scores)` in order.
   """
 
   id: int | None  # None until attached to a study
@@ -38,9 +40,10 @@ class Trial:
   state: str = QUEUED
   detail: str = ""
   scores: Scores | None = None
+  curve: tuple[tuple[float, Scores], ...] = ()
 
 
-PROGRESS = ("state", "detail", "scores")
+PROGRESS = ("state", "detail", "scores", "curve")
 
 # What makes two trials the same run. Not the command: it may name another folder or machine.
 _IDENTITY = ("purpose", "axis", "seed", "fidelity", "mixture", "point")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from mixjax.search import coordinates, surrogate
+from mixjax.search import coordinates, flat
 from mixjax.search.acquire import KAPPA
 from mixjax.search.policies import (
   Observations,
@@ -132,9 +132,9 @@ class BoTorchMatched(BoTorchLogEI):
     return botorch_parts.matched_model(
       self.features(runs.mixtures),
       runs.scores,
-      lengths=(surrogate.LENGTH * self.space.dim**0.5, surrogate.LENGTH_SPREAD),
-      amplitude=(surrogate.AMPLITUDE, surrogate.AMPLITUDE_SPREAD),
-      noise=(surrogate.NOISE, surrogate.NOISE_SPREAD),
+      lengths=(flat.LENGTH * self.space.dim**0.5, flat.LENGTH_SPREAD),
+      amplitude=(flat.AMPLITUDE, flat.AMPLITUDE_SPREAD),
+      noise=(flat.NOISE, flat.NOISE_SPREAD),
       least_noise=JITTER,
     )
 
