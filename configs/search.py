@@ -36,11 +36,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     correlation_mixtures=0,
     top=16,
     floor=0.1,
+    # repetition: how often a target run may see a row; 0 is as often as it likes
+    search=dict(acquisition="ucb", kappa=1.0, continuous=False, repetition=0.0),
+    objective=dict(),  # {benchmark: weight}; empty weighs all alike
     atlas=dict(
       corpus=args["corpus"], questions=args["questions"], checkpoints=args["checkpoints"],
       concepts=10, seed=args["seed"], gallery_scale=1.0, per_benchmark=150, workers=2,
     ),
-    # runs: proxies a method may spend on the axis
+    # runs: proxies a method may spend on the axis, one of task, concept, product and joint
     axes=dict(
       task=dict(seeds=8, runs=12, replicates=0),
       concept=dict(seeds=8, runs=12, replicates=0),

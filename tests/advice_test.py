@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, spearmanr
 
-from mixjax.search import stopping, surrogate
+from mixjax.search import stopping, surrogate, total
 from mixjax.search.acquire import choose_batch
 from mixjax.search.advice import warnings
 from mixjax.search.calibration import (
@@ -54,6 +54,12 @@ def runs():
 @pytest.fixture(scope="module")
 def fitted(runs):
   return surrogate.fit(runs, SPACE)
+
+
+def in_parts(observed, *parts):
+  """The same mixtures, scored by the sum of `parts`."""
+  parts = np.stack(parts, axis=1)
+  return Observations(observed.mixtures, parts.sum(axis=1), parts=parts)
 
 
 def said(words, sentences):
@@ -116,6 +122,29 @@ def test_cross_validation_equals_fitting_without_the_fold():
   assert card.z_sd == pytest.approx(np.std(z))
 
 
+def test_parts_are_left_out_with_their_runs():
+  whole = observe(14, 0.1)
+  half = 0.5 * whole.scores + np.random.default_rng(3).normal(size=14)
+  parts = in_parts(whole, half, whole.scores - half)
+  card = cross_validation(parts, SPACE, folds=2)
+  # The folds do not depend on the fit: one that writes them down tells them.
+  rests = []
+
+  def spy(runs, space):
+    rests.append(runs)
+    return lambda points: (np.zeros(len(points)), np.ones(len(points)))
+
+  assert cross_validation(parts, SPACE, folds=2, fit=spy).rmse > card.rmse
+  errors = []
+  for rest in rests:
+    out = ~matches(parts.mixtures, rest.mixtures)
+    np.testing.assert_array_equal(rest.parts, parts.parts[~out])
+    errors.extend(parts.scores[out] - total.fit(rest, SPACE).predict(parts.mixtures[out])[0])
+  assert card.rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+  with pytest.raises(ValueError, match="does not state"):
+    cross_validation(parts, SPACE, fit=lambda runs, space: lambda p: (np.zeros(len(p)), None))
+
+
 def test_there_must_be_something_to_leave_out():
   with pytest.raises(ValueError, match="1 different mixtures in 5 folds"):
     cross_validation(Observations(SPACE.pool[[0, 0]], [1.0, 2.0]), SPACE)
@@ -126,6 +155,21 @@ def test_evidence_for_an_effect_and_for_none():
   # By design one study of pure noise in twenty looks like an effect.
   found = [effect_evidence(pure_noise(24, seed), SPACE).p for seed in range(30)]
   assert sum(p <= 0.05 for p in found) <= 4
+
+
+def test_evidence_of_parts_is_of_whole_runs():
+  """Twice the same part gains twice as much, and as often by chance."""
+  faint = observe(16, 0.5, 4)
+  alone = effect_evidence(faint, SPACE)
+  assert 0.05 < alone.p < 1
+  both = effect_evidence(in_parts(faint, faint.scores / 2, faint.scores / 2), SPACE)
+  assert both.p == alone.p and both.gain == pytest.approx(2 * alone.gain, rel=1e-4)
+  # What one benchmark gains the other loses: the sum alone cannot tell.
+  noise = np.random.default_rng(0).normal(size=(2, 24)) * 0.1
+  exact = observe(24, 0.0)
+  traded = in_parts(exact, exact.scores + noise[0], noise[1] - exact.scores)
+  assert effect_evidence(traded, SPACE).p == 0.05
+  assert effect_evidence(dataclasses.replace(traded, parts=None), SPACE).p > 0.05
 
 
 def test_evidence_counts_shuffles_and_nats():
@@ -330,10 +374,11 @@ def test_opinions_agree_on_plain_facts_and_differ_on_others():
   many = observe(128)
   agreed = second_opinion(many, SPACE)
   assert agreed.spearman > 0.8 and not agreed.disagree
-  assert min(agreed.skill.values()) > 0.8
+  assert agreed.skill == {"process": None, "trees": None}
   reverse = surrogate.fit(Observations(many.mixtures, -many.scores), SPACE)
   apart = second_opinion(many, SPACE, surrogate=reverse)
   assert apart.spearman < -0.8 and apart.disagree and min(apart.share.values()) > 1
+  assert min(apart.skill.values()) > 0.8
 
 
 def test_regrets_are_those_of_the_other(fitted, runs):
@@ -350,6 +395,19 @@ def test_regrets_are_those_of_the_other(fitted, runs):
 
 def test_nothing_is_said_of_a_sound_study(runs, fitted):
   assert warnings(runs, fitted) == ()
+
+
+def test_a_total_is_judged_as_one_process_is(runs, fitted):
+  apart = np.random.default_rng(5).normal(size=len(runs))
+  parts = in_parts(runs, runs.scores / 2 + apart, runs.scores / 2 - apart)
+  both = total.fit(parts, SPACE)
+  gain = expected_gain(both, SPACE.pool[50:], 4)
+  assert gain.noise == pytest.approx(both.noise_sd) and gain.sd > 0
+  assert len(main_effects(both)) == SPACE.dim and calibration(both).runs == 44
+  doubled = total.fit(in_parts(runs, runs.scores / 2, runs.scores / 2), SPACE)
+  assert warnings(in_parts(runs, runs.scores / 2, runs.scores / 2), doubled) == ()
+  for mine, theirs in zip(main_effects(doubled), main_effects(fitted), strict=True):
+    assert mine.mean == pytest.approx(theirs.mean, abs=0.01)
 
 
 def test_no_effect_is_said_and_then_no_optimum():

@@ -9,7 +9,11 @@ from sklearn.gaussian_process.kernels import Matern
 
 from mixjax.search import surrogate, tables
 from mixjax.search.benchmarks import Benchmarks, Forecast, fit_benchmarks
-from mixjax.search.constrained import choose_constrained_batch, constrained_improvement, recommend
+from mixjax.search.constrained import (
+  choose_constrained_batch,
+  log_constrained_improvement,
+  recommend,
+)
 from mixjax.search.coordinates import reference
 from mixjax.search.objective import Objective, ScoreVectors
 from mixjax.search.policies import Observations
@@ -137,6 +141,7 @@ def test_score_vectors_of_trials_give_what_observe_gives():
   ours, theirs = runs.observations(objective), observe(trials, SPACE, objective)
   for field in ("mixtures", "scores", "stderr"):
     np.testing.assert_allclose(getattr(ours, field), getattr(theirs, field), rtol=1e-12)
+  np.testing.assert_array_equal(ours.pending, theirs.pending)
   unknown = ScoreVectors.of([*trials, trial(8, scored(1, 1, 1))], SPACE)
   assert unknown.observations(objective).stderr is None
 
@@ -291,11 +296,13 @@ def test_improvement_counts_as_far_as_floors_hold():
   draws = 3 + 0.5 * np.random.default_rng(0).standard_normal(400_000)
   gain = np.maximum(draws - 3.2, 0).mean()
   expected = gain * norm.cdf([2, 1]) * 0.5
-  found = constrained_improvement(forecast, objective, 3.2)
-  np.testing.assert_allclose(found, expected, rtol=0.01)
-  np.testing.assert_allclose(
-    constrained_improvement(forecast, objective, None), norm.cdf([2, 1]) / 2, rtol=1e-12
-  )
+  found = log_constrained_improvement(forecast, objective, 3.2)
+  np.testing.assert_allclose(np.exp(found), expected, rtol=0.01)
+  held = log_constrained_improvement(forecast, objective, None)
+  np.testing.assert_allclose(held, np.log(norm.cdf([2, 1]) / 2), rtol=1e-12)
+  # Far from any hope, mixtures are still told apart.
+  found = log_constrained_improvement(forecast, objective, 1e3)
+  assert np.isfinite(found).all() and found[0] > found[1]
 
 
 def test_a_constrained_batch_is_what_refitting_with_hallucinated_runs_would_choose():
@@ -319,11 +326,11 @@ def test_a_constrained_batch_is_what_refitting_with_hallucinated_runs_would_choo
 
   expected: list[int] = []
   for _ in range(6):
-    value = constrained_improvement(refitted(expected), objective, best)
+    value = log_constrained_improvement(refitted(expected), objective, best)
     value[expected] = -np.inf
     expected.append(int(np.argmax(value)))
   assert chosen.tolist() == expected
-  without = np.argsort(-constrained_improvement(forecast, objective, best))[:6]
+  without = np.argsort(-log_constrained_improvement(forecast, objective, best))[:6]
   assert chosen.tolist() != without.tolist()
 
 
@@ -349,6 +356,26 @@ def test_one_run_and_a_benchmark_on_which_all_runs_score_alike():
   single = fit_benchmarks(ScoreVectors(NAMES, runs.mixtures[:1], scores[:1]), SPACE, fit)
   np.testing.assert_array_equal(single.correlation, np.eye(3))
   assert np.isfinite(recommend(single, Objective()).mean)
+
+
+def test_a_benchmark_that_never_moves_keeps_its_floor_or_breaks_it_for_sure():
+  runs = problem(0)[0].runs
+  scores = np.column_stack([runs.scores[:, :2], np.full(RUNS, 25.0)])
+  fit = functools.partial(condition, hyper=Hyperparameters((1.5,) * 3, 1.0, 0.1))
+  benchmarks = fit_benchmarks(ScoreVectors(NAMES, runs.mixtures, scores), SPACE, fit)
+  objective = Objective({NAMES[0]: 1.0})
+  free = recommend(benchmarks, objective)
+  kept = recommend(benchmarks, dataclasses.replace(objective, floors={NAMES[2]: 25.0}))
+  assert kept.feasible and kept.kept == {NAMES[2]: 1.0}
+  np.testing.assert_array_equal(kept.mixture, free.mixture)
+  broken = recommend(benchmarks, dataclasses.replace(objective, floors={NAMES[2]: 26.0}))
+  assert broken.failing == (NAMES[2],)
+  np.testing.assert_array_equal(broken.mixture, free.mixture)
+  batch = choose_constrained_batch(benchmarks, objective, SPACE.pool, 3)
+  objective = dataclasses.replace(objective, floors={NAMES[2]: 26.0})
+  np.testing.assert_array_equal(
+    choose_constrained_batch(benchmarks, objective, SPACE.pool, 3), batch
+  )
 
 
 def test_only_some_benchmarks():

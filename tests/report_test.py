@@ -13,8 +13,10 @@ from configs import report as report_config
 from mixjax.corpus.tasks import TASKS
 from mixjax.evals.benchmarks import BENCHMARKS, CHOICE
 from mixjax.jobs import report as report_job
-from mixjax.recipes import report, search_tables, tables
-from mixjax.recipes.evidence import Evidence
+from mixjax.recipes import caution, report, search_tables, tables
+from mixjax.recipes.evidence import Evidence, Missing
+from mixjax.search.policies import matches
+from mixjax.search.space import candidates
 from mixjax.search.study import Study
 from mixjax.search.trial import Trial
 
@@ -145,8 +147,11 @@ def build_study(workdir, rng, uniform, even):
   return noise
 
 
-def build(workdir, seeds=3, targets=True, axes=("task", "product")):
-  """Writes a whole workdir; returns (search.json, targets.json) as objects."""
+def build(workdir, seeds=3, targets=True, axes=("task", "product"), pool=0):
+  """Writes a whole workdir; returns (search.json, targets.json) as objects.
+
+  Without a pool the config does not say how to fit the search's surrogate again, which takes long.
+  """
   rng = np.random.default_rng(0)
 
   def put(name, content):
@@ -180,11 +185,12 @@ def build(workdir, seeds=3, targets=True, axes=("task", "product")):
     "provenance": {"corpus_sha256": "ab" * 32, "versions": {"jax": "1.2.3"}},
   })
   budget = {"batch_size": 32, "learning_rate": 0.003}
+  budgets = {name: {"seeds": 4, "runs": 11, "replicates": 2} for name in sorted(axes)}
   put("config.search.json", {
-    "job": "search", "axes": {"product": {"seeds": 4, "runs": 11, "replicates": 2}},
+    "job": "search", "axes": budgets,
     "proxy": budget | {"model": "standins/proxy", "samples": 2048},
     "target": budget | {"model": "standins/target", "samples": 8192},
-  })
+  } | ({"pool": pool, "seed": 7, "atlas": {"corpus": "gallery"}} if pool else {}))
   if not targets:
     return found, None
   runs = [
@@ -208,7 +214,7 @@ def build(workdir, seeds=3, targets=True, axes=("task", "product")):
 def written(tmp_path_factory):
   """(page, search.json, targets.json, workdir) of a complete workdir."""
   workdir = tmp_path_factory.mktemp("run")
-  found, targets = build(workdir)
+  found, targets = build(workdir, pool=100)
   return report.write(workdir).read_text(), found, targets, workdir
 
 
@@ -352,6 +358,57 @@ def test_sensitivity_uses_the_random_design_alone(written):
   assert len(points) == len(runs) == 12
   np.testing.assert_allclose(scores[:, -1], [h["score"] for h in runs])
   np.testing.assert_allclose(points, [[h["point"][c] for c in side["coordinates"]] for h in runs])
+
+
+def test_the_surrogate_is_that_of_the_runs_and_the_pool_of_the_search(written):
+  _, found, _, workdir = written
+  seen = caution.rebuild(Evidence(workdir), "product")
+  side = found["axes"]["product"]
+  runs = [h for h in side["history"] if h["purpose"] != "random"]
+  np.testing.assert_allclose(seen.runs.scores, side["leave_one_out"]["observed"])
+  vectors = np.array([h["vector"] for h in runs])
+  np.testing.assert_allclose(seen.runs.parts[4:], vectors / len(BENCHMARKS))
+  assert matches(seen.runs.mixtures[:4], seen.space.uniform()[None]).all()
+  assert seen.trials == (0, 1, 2, 3, *(h["trial"] for h in runs))
+  # The task axis was the first of the search, the product axis the second.
+  for place, name in enumerate(("task", "product")):
+    space = caution.rebuild(Evidence(workdir), name).space
+    np.testing.assert_allclose(space.pool, candidates(space, 100, (7, place)), rtol=1e-12)
+
+
+def test_what_to_beware_of(written):
+  page, _, _, workdir = written
+  section = page[page.index('<section id="beware">') : page.index('<section id="sensitivity">')]
+  found = caution.caution(Evidence(workdir), "product")
+  assert "12 different mixtures are too few for 8 weights: run 4 more" in section
+  assert section.count("<li>") == len(found.warnings) >= 1
+  assert "Go on: 12 different mixtures of 8 weights are too few" in section
+  assert found.card.runs == 15 and f"<td>{found.card.spearman:.2f}</td>" in section
+  assert all(f"<td>{100 * share:.0f}%</td>" in section for share in found.card.coverage.values())
+  assert {found.effects[0].names[0], found.effects[1].names[0]} == {"bar charts", "ocr"}
+  means = [effect.mean for effect in found.effects]
+  assert means == sorted(means, reverse=True) and len(means) == 8
+  assert f"{found.effects[0].names[0]} {means[0]:+.2f} (" in section
+
+
+def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path):
+  found, _ = build(tmp_path, targets=False, axes=["product"], pool=50)
+  weights = dict(zip(BENCHMARKS, (3.0, 1.0), strict=False))
+  config = json.loads((tmp_path / "config.search.json").read_text())
+  (tmp_path / "config.search.json").write_text(json.dumps(config | {"objective": weights}))
+  with pytest.raises(Missing, match="disagree on the scores of the 15 runs"):
+    caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
+  assert "disagree on the scores" in report.write(tmp_path).read_text()
+  evidence = Evidence(epath.Path(tmp_path))
+  vectors = [*evidence.uniform_vectors[:, :2]]
+  side = found["axes"]["product"]
+  vectors += [h["vector"][:2] for h in side["history"] if h["purpose"] != "random"]
+  scores = np.array(vectors) @ [0.75, 0.25]
+  side["leave_one_out"]["observed"] = scores.tolist()
+  (tmp_path / "search.json").write_text(json.dumps(found))
+  observed = caution.rebuild(Evidence(epath.Path(tmp_path)), "product").runs
+  np.testing.assert_allclose(observed.scores, scores)
+  np.testing.assert_allclose(observed.parts, np.array(vectors) * [0.75, 0.25])
 
 
 def test_junk_is_the_share_of_samples_on_bad_rows():

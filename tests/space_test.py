@@ -133,6 +133,14 @@ def test_the_floor_is_never_violated(build, floor):
       space.with_pool(one_hot)
 
 
+def test_a_pool_holds_each_candidate_once_in_order_and_at_least_one():
+  space = Space.simplex("x", ["a", "b"])
+  pool = space.with_pool([[0.7, 0.3], [0.2, 0.8], [0.7, 0.3], [0.1, 0.9]]).pool
+  np.testing.assert_array_equal(pool, [[0.7, 0.3], [0.2, 0.8], [0.1, 0.9]])
+  with pytest.raises(ValueError, match="pool of the x axis has no candidate"):
+    space.with_pool(np.zeros((0, 2)))
+
+
 def test_keys_are_ints_tuples_or_jax_keys():
   a, b, c = (generator(key).uniform() for key in (1, (1, 2), jax.random.key(1)))
   assert len({a, b, c}) == 3 and c == generator(jax.random.key(1)).uniform()

@@ -11,6 +11,8 @@ import pytest
 from etils import epath
 
 from mixjax.search import study as study_lib
+from mixjax.search.objective import Objective, ScoreVectors
+from mixjax.search.policies import Observations
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import Study, observe
@@ -149,6 +151,43 @@ def test_a_mistyped_path_starts_nothing_and_a_newer_format_is_not_guessed_at(tmp
     Study(study.path)
   about.write_text("{")
   with pytest.raises(ValueError, match=r"study.json is torn"):
+    Study(study.path)
+
+
+def test_asking_a_study_is_asking_the_policy_of_what_is_in_the_folder(study):
+  policy = MixAtlas(SPACE, seeds=4)
+  objective = Objective({"ocr": 3.0, "vqa": 1.0})
+  first = study.ask(policy, SPACE, objective, 6, 1, purpose="seed", fidelity=64.0)
+  wanted = policy.ask(Observations.none(SPACE), 6, 1)
+  np.testing.assert_allclose([SPACE.from_dict(t.point) for t in first], wanted, rtol=1e-15)
+  assert {t.state for t in first} == {QUEUED} and {t.fidelity for t in first} == {64.0}
+  for place, trial in enumerate(first[:5]):
+    study.record(trial, {"vqa": {"score": place**2}, "ocr": {"score": -place}})
+  study.mark(first[5].id, FAILED)
+  runs = ScoreVectors.of(study.trials(), SPACE).observations(objective)
+  assert runs.parts.shape == (5, 2) and len(runs.pending) == 1
+  then = study.ask(policy, SPACE, objective, 2, 1)
+  np.testing.assert_allclose(
+    [SPACE.from_dict(t.point) for t in then], policy.ask(runs, 2, 1), rtol=1e-15
+  )
+  assert [t.id for t in then] == [6, 7]
+
+
+def test_one_cheap_run_among_others_of_unknown_fidelity_is_refused(study):
+  study.record(study.attach(make_trial(row=1)), SCORES)
+  study.record(study.attach(make_trial(row=2, fidelity=None)), SCORES)
+  for look in (ScoreVectors.of, lambda *seen: observe(*seen, Objective())):
+    with pytest.raises(ValueError, match="trial 1 states no fidelity, but trial 0 has 100"):
+      look(study.trials(), SPACE)
+
+
+def test_a_study_file_without_config_and_an_unknown_state_are_named(study):
+  study.attach(make_trial())
+  status = study.path / "trials/00000/status.json"
+  status.write_text('{"state": "paused", "attempt": 1}')
+  assert study.get(0).state == QUEUED and "'paused'" in study.torn()["00000/status.json"]
+  (study.path / "study.json").write_text('{"format": 1}')
+  with pytest.raises(ValueError, match="has no fingerprint and no config"):
     Study(study.path)
 
 

@@ -180,7 +180,7 @@ HOSTILE = {
     np.arange(50.0),
   ),
   "one outlier": (POINTS[:20], [0.0] * 19 + [1e9]),
-  "huge": (POINTS[:9], 1e300 * smooth(POINTS[:9])),
+  "huge": (POINTS[:9], 1e90 * smooth(POINTS[:9])),
   "tiny": (POINTS[:9], 1e-300 * smooth(POINTS[:9])),
   "nearly the same": (POINTS[:9], 1e6 + 1e-9 * np.arange(9)),
 }
@@ -221,6 +221,22 @@ def test_scores_that_are_no_numbers_are_refused(bad):
     fit(Observations(POINTS[:2], [0.0, 1.0], [0.1, bad]), SPACE)
   with pytest.raises(ValueError, match="at least one"):
     fit(Observations.none(SPACE), SPACE)
+
+
+def test_a_run_that_diverged_does_not_flatten_the_others():
+  observed = runs(60)
+  scores = observed.scores.copy()
+  worst = int(np.argmin(scores))
+  scores[worst] = -1e6
+  fitted = fit(Observations(observed.mixtures, scores), SPACE)
+  mean, _ = fitted.predict(POINTS[100:])
+  assert np.corrcoef(mean, smooth(POINTS[100:]))[0, 1] > 0.9
+  assert fitted.predict(observed.mixtures[[worst]])[0][0] < np.quantile(mean, 0.05)
+  # Many bad runs are what the scores are like, and stay as they are.
+  scores[np.argsort(scores)[:6]] = -1e6 - np.arange(6)
+  data = process.Data.of(Observations(observed.mixtures, scores), SPACE)
+  told = data.center + data.scale * data.residuals[:60]
+  np.testing.assert_allclose(told, scores, atol=1e-6)
 
 
 def test_a_noisy_run_counts_less():

@@ -171,6 +171,25 @@ def test_weight_stays_on_its_axis():
     translate(Observations([[0.5, 0.4, 0.5, 0.5]], [1.0]), old, old)
 
 
+def test_parts_of_scores_are_carried_and_doubted_by_their_own_spread():
+  old, new = simplex("a", "b", "c"), simplex("ab", "c")
+  parts = np.column_stack([old.pool[1:11, 0], 10 * old.pool[1:11, 1]])
+  runs = Observations(old.pool[1:11], parts.sum(axis=1), parts=parts)
+  warm = translate(runs, old, new, merged={"ab": ["a", "b"]})
+  np.testing.assert_array_equal(warm.parts, parts)
+  share = warm.stderr / runs.scores.std()
+  np.testing.assert_allclose(warm.part_stderr, np.outer(share, parts.std(axis=0)), rtol=1e-12)
+  told = parts[:2]
+  fresh = Observations(new.pool[1:3], told.sum(axis=1), parts=told)
+  both = joined([warm, fresh])
+  np.testing.assert_array_equal(both.parts, np.concatenate([parts, told]))
+  np.testing.assert_array_equal(both.part_stderr[10:], 0)
+  with pytest.raises(ValueError, match="only some of the runs state their parts"):
+    joined([warm, make_runs(new, 3)])
+  with pytest.raises(ValueError, match=r"have \[1, 2\] parts"):
+    joined([warm, Observations(new.pool[1:2], [1.0], parts=[[1.0]])])
+
+
 def test_old_and_new_runs_are_searched_as_one():
   old, new = simplex("a", "b", "c"), simplex("ab", "c")
   warm = translate(make_runs(old), old, new, merged={"ab": ["a", "b"]})

@@ -1,14 +1,19 @@
 """One axis of the search: MixAtlas in batches, replicates, and the baselines' random design."""
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.jobs.runner import Ask, Runner
+from mixjax.jobs.runner import Ask, Diverged, Runner, Scored, weighted
 from mixjax.search import total
-from mixjax.search.policies import Observations, Recommendation
+from mixjax.search.constraints import Constraints
+from mixjax.search.policies import Observations, Policy, Recommendation
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.policies.regmix import RegMix
+from mixjax.search.policies.within import Within
 from mixjax.search.space import Space
 
 LEADERS = 3  # mixtures of highest posterior mean that share the replicates
@@ -18,21 +23,28 @@ class AxisSearch:
   """Runs of one axis and what follows from them.
 
   `uniform: float[n, b]` are the benchmark scores of the uniform mixture under n seeds: every method
-  gets them, since they cost each the same, and they tell the surrogate the noise.
+  gets them, since they cost each the same, and they tell the surrogate the noise. What diverged is
+  in `diverged` and pending for good: it counts as a run spent, but is not proposed again.
   """
 
   def __init__(self, space: Space, runner: Runner, uniform: Float[np.ndarray, "n b"]):
     self.space = space
     self.history: list[dict] = []
+    self.diverged: list[dict] = []
     self._runner = runner
-    self._at_uniform = _observed(np.repeat(space.uniform()[None], len(uniform), axis=0), uniform)
+    self._benchmarks = uniform.shape[1]
+    at_uniform = np.repeat(space.uniform()[None], len(uniform), axis=0)
+    self._at_uniform = self._observed(at_uniform, uniform)
 
   def run(self, points: Float[np.ndarray, "n d"], purpose: str, replicate: int = 0) -> Observations:
-    """The runs on `points`; each is entered in the history."""
+    """The runs on `points` that have scores; each is entered in the history."""
     space = self.space
     asks = [Ask(purpose, space.name, space.cells(p), space.as_dict(p), replicate) for p in points]
     results = self._runner.run(asks)
     for ask, result in zip(asks, results, strict=True):
+      if isinstance(result, Diverged):
+        self.diverged.append({"purpose": purpose, "trial": result.trial, "point": ask.point})
+        continue
       self.history.append(
         {
           "purpose": purpose,
@@ -42,19 +54,26 @@ class AxisSearch:
           "point": ask.point,
         }
       )
-    return _observed(points, np.array([result.vector for result in results]))
+    kept = np.array([isinstance(result, Scored) for result in results])
+    vectors = [result.vector for result in results if isinstance(result, Scored)]
+    return self._observed(points[kept], np.reshape(vectors, (len(vectors), self._benchmarks)))
 
   def with_uniform(self, runs: Observations) -> Observations:
-    """What a policy sees: the uniform seeds, then these runs."""
-    return Observations.concatenate([self._at_uniform, runs])
+    """What a policy sees: the uniform seeds, then these runs, and what diverged as pending."""
+    seen = Observations.concatenate([self._at_uniform, runs])
+    if not self.diverged:
+      return seen
+    pending = np.array([self.space.from_dict(one["point"]) for one in self.diverged])
+    return dataclasses.replace(seen, pending=pending)
 
   def mixatlas(self, policy: MixAtlas, runs: int, replicates: int, batch: int, key) -> Observations:
     """Algorithm 1 in batches: seeds, GP-UCB, then fresh seeds for the leaders; `runs` in all."""
     done = self.run(policy.ask(Observations.none(self.space), policy.seeds, key), "seed")
-    while len(done) < runs - replicates:
-      count = min(batch, runs - replicates - len(done))
+    while (spent := len(done) + len(self.diverged)) < runs - replicates:
+      count = min(batch, runs - replicates - spent)
       asked = policy.ask(self.with_uniform(done), count, key)
       done = Observations.concatenate([done, self.run(asked, "mixatlas")])
+    self.check_any(done, "mixatlas")
     for replicate in range(1, replicates + 1):
       leaders = self._leaders(done)
       again = leaders[(replicate - 1) % len(leaders)][None]
@@ -67,30 +86,64 @@ class AxisSearch:
     mean, _ = total.fit(self.with_uniform(runs), self.space).predict(distinct)
     return distinct[np.argsort(-mean, kind="stable")[:LEADERS]]
 
+  def check_any(self, runs: Observations, method: str) -> None:
+    """ValueError if no run of a method is left."""
+    if not len(runs):
+      raise ValueError(
+        f"every proxy of {method} on the {self.space.name} axis diverged, first trial "
+        f"{self.diverged[0]['trial']}: lower the learning rate of the proxy"
+      )
 
-def _observed(points: Float[np.ndarray, "n d"], vectors: Float[np.ndarray, "n b"]) -> Observations:
-  """A run scores the mean of its benchmarks."""
-  return Observations(points, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
+  def _observed(
+    self, points: Float[np.ndarray, "n d"], vectors: Float[np.ndarray, "n b"]
+  ) -> Observations:
+    """A run scores the mean of its benchmarks, or the sum of those that have a weight."""
+    weights = self._runner.weights
+    if weights is None:
+      return Observations(points, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
+    parts = weighted(vectors, weights)
+    return Observations(points, parts.sum(axis=1), parts=parts)
 
 
-def search_axis(space: Space, budget, config, runner: Runner, uniform, key) -> dict:
+def search_axis(
+  space: Space, constraints: Constraints | None, budget, config, runner: Runner, uniform, key
+) -> dict:
   """All runs of one axis; returns its part of search.json.
 
-  `budget` is a `search.AxisBudget` and `config` a `search.SearchConfig`.
+  `constraints` hold for what every method proposes and recommends; `budget` is a
+  `search.AxisBudget` and `config` a `search.SearchConfig`. ValueError if all proxies diverged.
   """
+
+  def within(make: Callable[[Space], Policy]) -> Policy:
+    return make(space) if constraints is None else Within(space, constraints, make)
+
   search = AxisSearch(space, runner, uniform)
-  policy = MixAtlas(space, seeds=budget.seeds, top=config.top, floor=config.floor)
+  options = config.search
+  policy = MixAtlas(
+    space,
+    seeds=budget.seeds,
+    kappa=options.kappa,
+    top=config.top,
+    floor=config.floor,
+    acquisition=options.acquisition,
+    continuous=options.continuous,
+    constraints=constraints,
+  )
+  by_observed = MixAtlas(space, recommend_by="observed", constraints=constraints)
+  random = within(BestOfRandom)
   observed = search.mixatlas(policy, budget.runs, budget.replicates, config.batch, key)
-  design = BestOfRandom(space).ask(Observations.none(space), budget.runs, key)
+  design = random.ask(Observations.none(space), budget.runs, key)
   drawn = search.run(design, "random")
+  search.check_any(drawn, "random")
   recommended = {
     "mixatlas": policy.recommend(observed),
-    "mixatlas-observed": MixAtlas(space, recommend_by="observed").recommend(observed),
-    "random": BestOfRandom(space).recommend(drawn),
-    "regmix": RegMix(space).recommend(search.with_uniform(drawn)),
+    "mixatlas-observed": by_observed.recommend(observed),
+    "random": random.recommend(drawn),
+    "regmix": within(RegMix).recommend(search.with_uniform(drawn)),
   }
   fitted = total.fit(observed, space)
   left_out = fitted.leave_one_out()
+  diverged = {"diverged": search.diverged} if search.diverged else {}
   return {
     "coordinates": list(space.names),
     "blocks": [axis.name for axis in space.axes],
@@ -102,6 +155,7 @@ def search_axis(space: Space, budget, config, runner: Runner, uniform, key) -> d
     },
     "recommended": {name: _as_json(space, r) for name, r in recommended.items()},
     "uniform_posterior": [float(v[0]) for v in fitted.predict(space.uniform()[None])],
+    **diverged,
   }
 
 

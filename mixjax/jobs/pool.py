@@ -51,24 +51,35 @@ class LocalPool:
     self._executor = executor
 
   def run(
-    self, specs: Sequence[TrialSpec], on_done: Callable[[TrialSpec, dict], None] | None = None
-  ) -> list[dict]:
+    self,
+    specs: Sequence[TrialSpec],
+    on_done: Callable[[TrialSpec, dict], None] | None = None,
+    on_diverged: Callable[[TrialSpec, FloatingPointError], None] | None = None,
+  ) -> list[dict | None]:
     """Results in the order of `specs`; `on_done` is called as each finishes.
 
     A trial that fails stops the batch with its error, after the running ones have finished; those
-    done stay done.
+    done stay done. With `on_diverged`, one whose loss is not finite only calls that and has the
+    result None.
     """
     futures = {self._executor.submit(_run, spec): spec for spec in specs}
+    results = {}
     try:
       for future in concurrent.futures.as_completed(futures):
-        result = future.result()
+        try:
+          results[future] = future.result()
+        except FloatingPointError as error:
+          if on_diverged is None:
+            raise
+          on_diverged(futures[future], error)
+          continue
         if on_done:
-          on_done(futures[future], result)
+          on_done(futures[future], results[future])
     except BaseException:
       for future in futures:
         future.cancel()
       raise
-    return [future.result() for future in futures]
+    return [results.get(future) for future in futures]
 
 
 @contextlib.contextmanager

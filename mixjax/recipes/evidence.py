@@ -36,7 +36,7 @@ class Missing(Exception):
   """A section's input is not in the workdir; says what and why in one line."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
   """Reads a workdir lazily. Everything raises `Missing` where its file is not there."""
 
@@ -105,6 +105,12 @@ class Evidence:
   @functools.cached_property
   def trials(self) -> list[Trial]:
     return Study(self._existing("study")).trials()
+
+  @property
+  def uniform_seeds(self) -> list[Trial]:
+    """The proxies asked for to learn the noise: the uniform mixture under several seeds."""
+    asked = [trial for trial in self.trials if trial.purpose == "uniform" and trial.scores]
+    return sorted(asked, key=lambda trial: trial.seed)
 
   @property
   def uniform_vectors(self) -> Float[np.ndarray, "n b"]:

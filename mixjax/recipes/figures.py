@@ -7,6 +7,7 @@ import numpy as np
 from mixjax.recipes import search_tables, tables
 from mixjax.recipes.svg import Drawing, draw
 from mixjax.recipes.tables import LABELS, RECIPE
+from mixjax.search.effects import Effect
 
 WIDTH, HEIGHT = 4.6, 3.1  # inches: two abreast on a desk, one on a phone
 
@@ -154,6 +155,35 @@ def leave_one_out(name: str, axis: str, fit: search_tables.Fit, uniform: int) ->
     axes.legend(loc="upper left")
 
   return draw(name, alt, WIDTH, HEIGHT, plot)
+
+
+def effects(name: str, axis: str, found: Sequence[Effect]) -> Drawing:
+  """One dot a weight with its 95% interval; hollow where the interval holds nil."""
+  at = np.arange(len(found))
+  alt = f"Effect of each weight of the {axis} axis on the score, in points: " + ", ".join(
+    f"{e.names[0]} {e.mean:+.2f} ({e.interval[0]:+.2f} to {e.interval[1]:+.2f})" for e in found
+  )
+
+  def plot(axes):
+    axes.axvline(0, color="#999999", lw=0.9, zorder=0)
+    for i, e in enumerate(found):
+      colour = COLOURS[RECIPE] if e.mean > 0 else COLOURS["natural"]
+      told = e.interval[0] > 0 or e.interval[1] < 0
+      axes.errorbar(
+        e.mean, i, xerr=[[e.mean - e.interval[0]], [e.interval[1] - e.mean]], color=colour,
+        marker="o", ms=5.5, mfc=colour if told else "white", lw=1.6,
+      )  # fmt: skip
+    labels = [
+      f"{e.names[0]}  {100 * e.low[e.names[0]]:.0f} → {100 * e.high[e.names[0]]:.0f}%"
+      for e in found
+    ]
+    axes.set_yticks(at, labels)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel("change in score, points")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+  return draw(name, alt + ".", 1.15 * WIDTH, 0.6 + 0.24 * len(found), plot)
 
 
 def loss_curves(

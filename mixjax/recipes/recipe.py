@@ -18,8 +18,8 @@ def make(found: dict, headline: str, workdir: epath.Path) -> dict:
   """The recipe of `search.json` on its headline axis.
 
   `objective` is the posterior mean and sd of the recommended mixture (mean answer likelihood over
-  the benchmarks, 0-100), never the luckiest run. It holds no clock and no path: same search, same
-  bytes.
+  the benchmarks, or their weighted sum, 0-100), never the luckiest run. It holds no clock and no
+  path: same search, same bytes.
   """
   side = found["axes"][headline]
   chosen = side["recommended"]["mixatlas"]
@@ -31,7 +31,7 @@ def make(found: dict, headline: str, workdir: epath.Path) -> dict:
     "weights": chosen["weights"],
     "point": chosen["point"],
     "objective": {
-      "name": "mean answer likelihood over the benchmarks, 0-100",
+      "name": _objective(found.get("objective")),
       "mean": chosen["mean"],
       "sd": chosen["sd"],
       "uniform": {"mean": uniform_mean, "sd": uniform_sd},
@@ -53,6 +53,13 @@ def make(found: dict, headline: str, workdir: epath.Path) -> dict:
       "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     },
   }
+
+
+def _objective(weights: dict[str, float] | None) -> str:
+  if weights is None:
+    return "mean answer likelihood over the benchmarks, 0-100"
+  shares = ", ".join(f"{100 * share:.3g}% {name}" for name, share in weights.items())
+  return f"answer likelihood weighted over the benchmarks ({shares}), 0-100"
 
 
 def _study_digest(folder: epath.Path) -> str:

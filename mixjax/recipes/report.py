@@ -12,6 +12,7 @@ from etils import epath
 
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.recipes import figures, heatmaps, page, search_tables, sensitivity, tables
+from mixjax.recipes.caution import caution
 from mixjax.recipes.evidence import LEAST_ASKED, Evidence, Missing
 
 LEAST_SKILL = 0.1  # of the quadratic fit, under which its pairs are not shown
@@ -126,6 +127,12 @@ def _predicted(evidence: Evidence) -> dict:
     "fits": fits,
     "figures": [figures.leave_one_out(f"loo-{name}", name, fit, uniform) for name, fit in fits],
   }
+
+
+def _beware(evidence: Evidence) -> dict:
+  name, _ = _axes(evidence)[0]
+  found = caution(evidence, name)
+  return {"found": found, "figure": figures.effects("effects", name, found.effects)}
 
 
 def _sensitivity(evidence: Evidence) -> dict:
@@ -263,6 +270,6 @@ def _made(evidence: Evidence) -> dict:
 
 SECTIONS = {
   "headline": _headline, "recipe": _recipe, "table": _table, "search": _search,
-  "predicted": _predicted, "sensitivity": _sensitivity, "curves": _curves, "sight": _sight,
-  "transfer": _transfer, "signal": _signal, "atlas": _atlas, "made": _made,
+  "predicted": _predicted, "beware": _beware, "sensitivity": _sensitivity, "curves": _curves,
+  "sight": _sight, "transfer": _transfer, "signal": _signal, "atlas": _atlas, "made": _made,
 }  # fmt: skip

@@ -12,6 +12,7 @@ from mixjax.search.policies import SAME, Observations
 from mixjax.search.space import Space
 from mixjax.search.stopping import RUNS_PER_WEIGHT, run_noise
 from mixjax.search.surrogate import Surrogate
+from mixjax.search.total import Total
 
 # A weight below this share of the uniform one is at the edge of the simplex; one this near to the
 # pool's largest or smallest, as a share of the range between, is at the edge of the pool.
@@ -23,16 +24,16 @@ EFFECT_P, COVERAGE_P = 0.05, 0.01
 
 def warnings(
   observations: Observations,
-  surrogate: Surrogate,
+  surrogate: Surrogate | Total,
   *,
   evidence: Evidence | None = None,
   opinion: SecondOpinion | None = None,
 ) -> tuple[str, ...]:
   """What to beware of before believing the `surrogate` of these runs: sentences, with remedies.
 
-  `evidence` (`effect_evidence`) and `opinion` (`second_opinion`) take seconds and are found here
-  unless given. Where no effect is found, what the surrogate says of its optimum is not discussed.
-  ValueError if the surrogate was fitted to other runs.
+  `evidence` (`effect_evidence`) and `opinion` (`second_opinion`) take seconds, with ten parts up to
+  20, and are found here unless given. Where no effect is found, what the surrogate says of its
+  optimum is not discussed. ValueError if the surrogate was fitted to other runs.
   """
   runs, space = observations.at_target(), surrogate.space
   known = surrogate.data.rows[: surrogate.count]
@@ -72,7 +73,7 @@ def warnings(
   return tuple(found)
 
 
-def _about_design(runs: Observations, surrogate: Surrogate) -> Iterator[str]:
+def _about_design(runs: Observations, surrogate: Surrogate | Total) -> Iterator[str]:
   space = surrogate.space
   different, needed = len(distinct(runs.mixtures)), RUNS_PER_WEIGHT * space.dim
   if different < needed:
@@ -112,7 +113,7 @@ def _about_scores(runs: Observations) -> Iterator[str]:
     )
 
 
-def _about_optimum(surrogate: Surrogate) -> Iterator[str]:
+def _about_optimum(surrogate: Surrogate | Total) -> Iterator[str]:
   space, pool = surrogate.space, pool_or_reference(surrogate.space)
   mean, _ = surrogate.predict(pool)
   if (spread := mean.std()) < (noise := run_noise(surrogate)):

@@ -21,6 +21,15 @@ from mixjax.search.policies import Observations, matches, pool_of
 from mixjax.search.space import Key, Space, generator
 from mixjax.search.surrogate import Surrogate
 
+# Runs that all score alike on a benchmark, so that it is taken to be at its floor or ceiling.
+ALIKE = 8
+
+# So many sds are certainty.
+CERTAIN = 40.0
+
+# What rounding alone does to a mean of scores, as a share of them.
+ROUNDING = 1e-12
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Forecast:
@@ -48,11 +57,16 @@ class Forecast:
     return self.mean @ weights, np.sqrt(np.maximum(variance, 0))
 
   def margins(self, objective: Objective) -> Float[np.ndarray, "m f"]:
-    """By how many sds each mean keeps each floor, in the order of `objective.floors`."""
+    """By how many sds each mean keeps each floor, in the order of `objective.floors`.
+
+    What is certain keeps its floor for sure, or breaks it for sure.
+    """
     objective.over(self.names)
     kept = [self.names.index(name) for name in objective.floors]
-    above = objective.sign * (self.mean[:, kept] - np.array(list(objective.floors.values())))
-    return above / np.maximum(self.sd[:, kept], np.finfo(float).tiny)
+    floors = np.array(list(objective.floors.values()))
+    above, sd = objective.sign * (self.mean[:, kept] - floors), self.sd[:, kept]
+    certain = np.where(above >= -ROUNDING * np.abs(floors), CERTAIN, -CERTAIN)
+    return np.where(sd > 0, above / np.where(sd > 0, sd, 1.0), certain)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +88,8 @@ class Benchmarks:
   def forecast(self, points: Float[np.ndarray, "m d"] | None = None) -> Forecast:
     """At `points`, or at the space's pool and the observed mixtures, raised to the lower bounds.
 
-    ValueError if neither is there.
+    A benchmark on which all of eight or more runs score alike is taken to do so everywhere, for
+    sure: it says nothing against any mixture. ValueError if there is no point.
     """
     if points is None:
       pool = pool_of(self.space)
@@ -82,6 +97,8 @@ class Benchmarks:
       points = self.space.raise_to_floor(np.concatenate([pool, observed]))
     points = self.space.check(points)
     mean, sd = np.stack([one.predict(points) for one in self.processes], axis=2)
+    if len(self.runs) >= ALIKE:
+      sd[:, np.ptp(self.runs.scores, axis=0) == 0] = 0
     return Forecast(self.names, points, mean, sd, self.correlation)
 
   def only(self, names: Sequence[str]) -> "Benchmarks":

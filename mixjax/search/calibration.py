@@ -1,5 +1,9 @@
 """How far a surrogate is to be believed: predictions of runs left out, a test for any effect at
-all, and a second surrogate of another kind."""
+all, and a second surrogate of another kind.
+
+Where runs state the parts of their scores, what is fitted here has a process for each, as the
+search's has. To judge the sum alone, and b times as fast, leave the parts out of the runs.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,14 +13,16 @@ import scipy.optimize
 from jaxtyping import Float, Int
 from scipy.stats import norm, spearmanr
 
+from mixjax.search import structured, total
 from mixjax.search import surrogate as surrogate_lib
 from mixjax.search.coordinates import reference
 from mixjax.search.policies import Observations
 from mixjax.search.policies.regmix import fit_trees
-from mixjax.search.predictors import Predict, fit_process
+from mixjax.search.predictors import Predict, fit_total
 from mixjax.search.process import JITTER, Data
 from mixjax.search.space import Key, Space, generator
 from mixjax.search.surrogate import Surrogate
+from mixjax.search.total import Total
 
 # Probabilities of the central intervals whose coverage is counted.
 LEVELS = {"50": 0.50, "80": 0.80, "95": 0.95}
@@ -57,7 +63,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-  """`gain` is the log marginal likelihood of the process less that of a constant, in nats; `p` the
+  """`gain` is the log marginal likelihood of the processes less that of constants, in nats; `p` the
   chance that scores without any relation to the mixtures give as much."""
 
   gain: float
@@ -70,8 +76,8 @@ class SecondOpinion:
 
   `regret[who]` is how much the other one thinks is missed by the `favourite` of `who`, in score
   units; `share[who]` divides it by what that other one thinks an average candidate misses. `skill`
-  is each one's Spearman on mixtures left out: whose opinion counts. `spearman` is of their
-  predictions; None where one is constant.
+  is each one's Spearman on mixtures left out: whose opinion counts (None where they agree and it
+  was not asked for). `spearman` is of their predictions; None where one is constant.
   """
 
   spearman: float | None
@@ -82,7 +88,7 @@ class SecondOpinion:
   disagree: bool
 
 
-def calibration(surrogate: Surrogate) -> Card:
+def calibration(surrogate: Surrogate | Total) -> Card:
   """Leave-one-out in closed form, at the hyper-parameters that all runs together made probable.
 
   So it flatters: on pure noise (15 weights, 80 runs) Spearman was 0.17 to 0.55. A mixture with
@@ -95,15 +101,23 @@ def calibration(surrogate: Surrogate) -> Card:
 
 
 def cross_validation(
-  observations: Observations, space: Space, *, folds: int = FOLDS, key: Key = 0
+  observations: Observations,
+  space: Space,
+  *,
+  folds: int = FOLDS,
+  key: Key = 0,
+  fit: Callable[[Observations, Space], Predict] = fit_total,
 ) -> Card:
   """Each run predicted by a surrogate fitted anew to the other folds; replicates share a fold.
 
-  As many fits as folds (0.1 to 1 s each up to 100 runs on one core). ValueError for fewer than two
-  different mixtures.
+  `fit` is the search's own, or another of `predictors.py` that states sds. As many fits as folds
+  (1.3 s each for 64 runs of 15 weights and ten parts on one core, a tenth of it without parts).
+  ValueError for fewer than two different mixtures, or a `fit` without sds.
   """
   assigned = _folds(observations, folds, key)
-  mean, sd = _left_out(observations, space, fit_process, assigned)
+  mean, sd = _left_out(observations, space, fit, assigned)
+  if np.isnan(sd).any():
+    raise ValueError("a card needs the sds of predictions, which this fit does not state")
   if observations.stderr is not None:
     sd = np.hypot(sd, observations.stderr)
   return _card(observations.scores, mean, sd)
@@ -112,25 +126,26 @@ def cross_validation(
 def effect_evidence(
   observations: Observations, space: Space, *, shuffles: int = SHUFFLES, key: Key = 0
 ) -> Evidence:
-  """Does the mixture matter at all? The process is fitted again to shuffled scores.
+  """Does the mixture matter at all? The processes are fitted again to shuffled scores.
 
   Marginal likelihood alone cannot tell: with a length-scale a weight, pure noise gained up to 11
-  nats over a constant (15 weights, 80 runs). Shuffles end at the first that gains as much as the
-  real scores; p is then one over how many it took, else 1 / (1 + shuffles) (Besag and Clifford,
-  1991). Runs chosen from earlier scores are not quite exchangeable, so p is a guide.
+  nats over a constant (15 weights, 80 runs). Shuffles are of whole runs, so that their parts stay
+  together, and the marginal likelihoods of parts add up. They end at the first that gains as much
+  as the real scores; p is then one over how many it took, else 1 / (1 + shuffles) (Besag and
+  Clifford, 1991). Runs chosen from earlier scores are not quite exchangeable, so p is a guide.
 
-  Up to 1 + shuffles fits at the mode (0.05 to 0.5 s each up to 100 runs on one core). ValueError
-  without a run.
+  With parts, the question is whether any of them depends on the mixture: what one gains another may
+  lose. Up to 1 + shuffles fits of each part at the mode (0.06 s each for 64 runs of 15 weights on
+  one core, so 12 s with ten parts); less where there is no effect. ValueError without a run.
   """
   rng = generator(key)
-  real = surrogate_lib.fit(observations, space, draws=1).log_marginal
-  gain = real - _constant_log_marginal(Data.of(observations, space), len(observations))
+  real = _log_marginal(observations, space)
+  gain = real - sum(_constant_log_marginal(part, space) for part in observations.by_part())
   for taken in range(1, shuffles + 1):
     order = rng.permutation(len(observations))
-    stderr = None if observations.stderr is None else observations.stderr[order]
-    shuffled = Observations(observations.mixtures, observations.scores[order], stderr)
+    shuffled = dataclasses.replace(observations.only(order), mixtures=observations.mixtures)
     # A hair of slack: a shuffle that changes nothing counts as reached.
-    if surrogate_lib.fit(shuffled, space, draws=1).log_marginal >= real - 1e-6:
+    if _log_marginal(shuffled, space) >= real - 1e-6:
       return Evidence(float(gain), 1 / taken)
   return Evidence(float(gain), 1 / (1 + shuffles))
 
@@ -140,17 +155,17 @@ def second_opinion(
   space: Space,
   pool: Float[np.ndarray, "m d"] | None = None,
   *,
-  surrogate: Surrogate | None = None,
+  surrogate: Surrogate | Total | None = None,
   key: Key = 0,
 ) -> SecondOpinion:
   """Asks RegMix's boosted trees about the candidates (default: the space's) and compares.
 
   `surrogate` spares a fit of ours. Trees need no metric, make steps and never extrapolate: where
-  both agree, the favourite does not hang on our kernel. Costs five fits of each kind for `skill`.
-  ValueError without a run.
+  both agree, the favourite does not hang on our kernel. Where they disagree, five more fits of each
+  kind find the `skill`, as in `cross_validation`. ValueError without a run.
   """
   pool = pool_or_reference(space) if pool is None else space.check(pool)
-  surrogate = surrogate_lib.fit(observations, space) if surrogate is None else surrogate
+  surrogate = total.fit(observations, space) if surrogate is None else surrogate
   says = {"process": surrogate.predict(pool)[0], "trees": fit_trees(observations)(pool)}
   favourite, regret, share = {}, {}, {}
   for who, judge in (("process", "trees"), ("trees", "process")):
@@ -160,14 +175,14 @@ def second_opinion(
     regret[who] = float(best - says[judge][index])
     share[who] = 0.0 if is_constant(says[judge]) else float(regret[who] / (best - average))
   agreement = rank_correlation(says["process"], says["trees"])
-  skill: dict[str, float | None] = {"process": None, "trees": None}
-  if len(distinct(observations.mixtures)) > 2:
-    assigned = _folds(observations, FOLDS, key)
-    for who, fit in (("process", fit_process), ("trees", _fit_trees)):
-      mean, _ = _left_out(observations, space, fit, assigned)
-      skill[who] = rank_correlation(observations.scores, mean)
   apart = agreement is not None and agreement < AGREEMENT
   disagree = apart or max(share.values()) > NEARER_AVERAGE
+  skill: dict[str, float | None] = {"process": None, "trees": None}
+  if disagree and len(distinct(observations.mixtures)) > 2:
+    assigned = _folds(observations, FOLDS, key)
+    for who, fit in (("process", fit_total), ("trees", _fit_trees)):
+      mean, _ = _left_out(observations, space, fit, assigned)
+      skill[who] = rank_correlation(observations.scores, mean)
   return SecondOpinion(agreement, favourite, regret, share, skill, disagree)
 
 
@@ -217,8 +232,16 @@ def _root_mean_square(values) -> float:
   return largest * float(np.sqrt(np.mean((values / largest) ** 2)))
 
 
-def _constant_log_marginal(data: Data, count: int) -> float:
+def _log_marginal(observations: Observations, space: Space) -> float:
+  """Of the standardised scores, at the mode; summed over the parts."""
+  form = structured.form_of(space)
+  fits = (surrogate_lib.fit(p, space, draws=1, form=form) for p in observations.by_part())
+  return sum(one.log_marginal for one in fits)
+
+
+def _constant_log_marginal(observations: Observations, space: Space) -> float:
   """Of the standardised scores, for the most probable noise around their mean."""
+  data, count = Data.of(observations, space), len(observations)
   residuals, stated = data.residuals[:count], data.variance[:count]
 
   def loss(log_variance):
@@ -249,9 +272,7 @@ def _left_out(
   mean, sd = np.full((2, len(observations)), np.nan)
   for fold in np.unique(assigned):
     here, rest = assigned == fold, assigned != fold
-    stderr = None if observations.stderr is None else observations.stderr[rest]
-    others = Observations(observations.mixtures[rest], observations.scores[rest], stderr)
-    mean[here], sds = fit(others, space)(observations.mixtures[here])
+    mean[here], sds = fit(observations.only(rest), space)(observations.mixtures[here])
     if sds is not None:
       sd[here] = sds
   return mean, sd

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import norm
 
-from mixjax.search.benchmarks import Benchmarks, Forecast
+from mixjax.search.acquire import rate_candidates
+from mixjax.search.benchmarks import CERTAIN, Benchmarks, Forecast
 from mixjax.search.objective import Objective
 from mixjax.search.policies import Recommendation
 
@@ -54,7 +55,9 @@ def recommend(
   margins = forecast.margins(objective)
   least = margins.min(axis=1, initial=np.inf)
   feasible = least >= norm.ppf(level)
-  best = int(np.argmax(np.where(feasible, mean, -np.inf) if feasible.any() else least))
+  # What keeps its floors equally well or badly everywhere leaves the choice to the objective.
+  first = np.where(feasible, 0.0, np.inf) if feasible.any() else -least
+  best = int(np.lexsort((-mean, first))[0])
   kept = dict(zip(objective.floors, norm.cdf(margins[best]).tolist(), strict=True))
   sure = margins[best] >= norm.ppf(level)
   return Choice(
@@ -67,22 +70,19 @@ def recommend(
   )
 
 
-def constrained_improvement(
+def log_constrained_improvement(
   forecast: Forecast, objective: Objective, best: float | None
 ) -> Float[np.ndarray, " m"]:
-  """Expected improvement over `best` times the probability that all floors hold (Gardner, 2014).
+  """Log of the expected improvement over `best` times the probability that all floors hold.
 
-  Not the upper bound times that probability: a product with a bound depends on where scores have
-  their zero. The floors count as independent. `best` None, when nothing feasible is known, looks
-  for what is feasible: the probability alone.
+  The product is Gardner et al.'s (2014). Its logarithm still ranks mixtures where it underflows, as
+  with many floors it does. Not the upper bound times that probability: a product with a bound
+  depends on where scores have their zero. The floors count as independent. `best` None, when
+  nothing feasible is known, looks for what is feasible: the probability alone.
   """
   mean, sd = forecast.of(objective)
-  held = norm.cdf(forecast.margins(objective)).prod(axis=1)
-  if best is None:
-    return held
-  sd = np.maximum(sd, np.finfo(float).tiny)
-  gain = (mean - best) / sd
-  return held * sd * (norm.pdf(gain) + gain * norm.cdf(gain))
+  held = norm.logcdf(forecast.margins(objective)).sum(axis=1)
+  return held if best is None else held + rate_candidates("log_ei", mean, sd, best)
 
 
 def choose_constrained_batch(
@@ -94,20 +94,22 @@ def choose_constrained_batch(
   pending: Float[np.ndarray, "p d"] | None = None,
   level: float = LEVEL,
 ) -> Int[np.ndarray, " count"]:
-  """Indices of `count` different candidates, best first by `constrained_improvement`.
+  """Indices of `count` different candidates, best first by `log_constrained_improvement`.
 
   It is measured against the highest posterior mean among the runs whose floors hold with
-  probability `level`. As in `acquire.choose_batch`, after each choice, and for `pending` ones
-  before the first, every process is told that the run came out exactly as predicted. Choices are
-  made among the `SHORTLIST` (at least twice `count`) best. ValueError for a count that cannot be.
+  probability `level`. Floors that are broken everywhere for sure choose nothing. As in
+  `acquire.choose_batch`, after each choice, and for `pending` ones before the first, every process
+  is told that the run came out exactly as predicted. Choices are made among the `SHORTLIST` (at
+  least twice `count`) best. ValueError for a count that cannot be.
   """
   if not 1 <= count <= len(candidates):
     raise ValueError(f"cannot choose {count} of {len(candidates)} candidates")
+  forecast = benchmarks.forecast(candidates)
+  objective = _without_lost(objective, forecast)
   observed = benchmarks.forecast(benchmarks.runs.mixtures)
   safe = observed.margins(objective).min(axis=1, initial=np.inf) >= norm.ppf(level)
   best = float(observed.of(objective)[0][safe].max()) if safe.any() else None
-  forecast = benchmarks.forecast(candidates)
-  order = np.argsort(-constrained_improvement(forecast, objective, best), kind="stable")
+  order = np.argsort(-log_constrained_improvement(forecast, objective, best), kind="stable")
   short = order[: max(SHORTLIST, 2 * count)]
 
   told = np.zeros((0, candidates.shape[1])) if pending is None else np.asarray(pending)
@@ -125,11 +127,19 @@ def choose_constrained_batch(
       mean=forecast.mean[short],
       sd=np.sqrt(np.maximum(variance, 0)),
     )
-    value = constrained_improvement(now, objective, best)
+    value = log_constrained_improvement(now, objective, best)
     value[chosen] = -np.inf
     chosen.append(int(np.argmax(value)))
     covariances = _told(covariances, noise, chosen[-1])
   return short[chosen]
+
+
+def _without_lost(objective: Objective, forecast: Forecast) -> Objective:
+  lost = (forecast.margins(objective) == -CERTAIN).all(axis=0)
+  kept = {
+    n: floor for (n, floor), gone in zip(objective.floors.items(), lost, strict=True) if not gone
+  }
+  return dataclasses.replace(objective, floors=kept)
 
 
 def _told(

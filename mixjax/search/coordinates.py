@@ -48,6 +48,10 @@ def spread(reference: Float[Array, "r d"], exponent, offset) -> tuple[Array, Arr
 
 
 def reference(space: Space) -> Float[np.ndarray, "r d"]:
-  """Rows spread over the pool of `space`, or over the space itself where it has none."""
-  pool = candidates(space, REFERENCE_ROWS, 0) if space.pool is None else space.pool
+  """Rows spread over the pool of `space`, or over the space itself where that is no wider.
+
+  A pool with fewer candidates than weights cannot tell how much each varies.
+  """
+  wide = space.pool is not None and len(space.pool) >= space.dim
+  pool = space.pool if wide else candidates(space, REFERENCE_ROWS, 0)
   return pool[np.linspace(0, len(pool) - 1, REFERENCE_ROWS).round().astype(int)]

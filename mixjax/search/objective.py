@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from mixjax.search.policies import Observations
 from mixjax.search.space import Space
-from mixjax.search.trial import DONE, Scores, Trial
+from mixjax.search.trial import DONE, Scores, Trial, fidelities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +106,15 @@ class Objective:
 class ScoreVectors:
   """n runs on all b benchmarks, in the benchmarks' own units.
 
-  `stderr` is NaN where unknown, None if all of it is. ValueError if shapes disagree.
+  `stderr` is NaN where unknown, None if all of it is; `pending` are mixtures under way or given up.
+  ValueError if shapes disagree.
   """
 
   names: tuple[str, ...]
   mixtures: Float[np.ndarray, "n d"]
   scores: Float[np.ndarray, "n b"]
   stderr: Float[np.ndarray, "n b"] | None = None
+  pending: Float[np.ndarray, "p d"] | None = None
 
   def __post_init__(self):
     shape = (len(self.mixtures), len(self.names))
@@ -124,12 +126,15 @@ class ScoreVectors:
   def of(cls, trials: Sequence[Trial], space: Space) -> "ScoreVectors":
     """The finished trials on `space`, where fidelities are known those of the highest.
 
-    ValueError if there is none, or names a benchmark that only some were scored on.
+    Those on it that are not finished are pending.
+
+    ValueError if there is none, or names a benchmark, or the fidelity, that only some have.
     """
-    done = [trial for trial in trials if trial.axis == space.name and trial.state == DONE]
+    asked = [trial for trial in trials if trial.axis == space.name]
+    done = [trial for trial in asked if trial.state == DONE]
     if not done:
       raise ValueError(f"none of {len(trials)} trials is a finished one on the {space.name} axis")
-    if all(trial.fidelity is not None for trial in done):
+    if fidelities(done) is not None:
       highest = max(trial.fidelity for trial in done)
       done = [trial for trial in done if trial.fidelity == highest]
     names = tuple(dict.fromkeys(name for trial in done for name in trial.scores))
@@ -142,7 +147,9 @@ class ScoreVectors:
     score = [[entry["score"] for entry in row] for row in table]
     stderr = [[entry.get("stderr") for entry in row] for row in table]
     mixtures = np.array([space.from_dict(trial.point) for trial in done])
-    return cls(names, mixtures, np.array(score, np.float64), np.array(stderr, np.float64))
+    open_ = [space.from_dict(trial.point) for trial in asked if trial.state != DONE]
+    pending = np.reshape(open_, (len(open_), space.dim))
+    return cls(names, mixtures, np.array(score, float), np.array(stderr, float), pending)
 
   def __len__(self) -> int:
     return len(self.mixtures)
@@ -157,5 +164,10 @@ class ScoreVectors:
       stderr = np.linalg.norm(part_stderr, axis=1)
     parts = self.scores[:, used] * weights[used]
     return Observations(
-      self.mixtures, parts.sum(axis=1), stderr, parts=parts, part_stderr=part_stderr
+      self.mixtures,
+      parts.sum(axis=1),
+      stderr,
+      pending=self.pending,
+      parts=parts,
+      part_stderr=part_stderr,
     )

@@ -71,6 +71,25 @@ class Space:
     return _over_cells("product", concepts, tasks, ("concept", "task"), **options)
 
   @classmethod
+  def joint(
+    cls, concepts: Sequence[str], tasks: Sequence[str], *, empty: Collection[str] = (), **options
+  ) -> "Space":
+    """Every cell with rows has a weight of its own, called <concept>/<task>.
+
+    The `empty` ones only stand in its mixtures, at 0. Other options as for `product`.
+    """
+    cells = [f"{concept}/{task}" for concept in concepts for task in tasks]
+    filled = [cell for cell in cells if cell not in empty]
+    place = {cell: i for i, cell in enumerate(filled)}
+    return dataclasses.replace(
+      cls.simplex("joint", filled, **options),
+      cell_names=tuple(cells),
+      # A base of 0 takes from an empty cell whatever coordinate it is put on.
+      member=np.array([[place.get(cell, 0)] for cell in cells]),
+      base=np.array([cell in place for cell in cells], np.float64),
+    )
+
+  @classmethod
   def simplex(cls, name: str, cells: Sequence[str], *, floor: float = 0.0, pool=None) -> "Space":
     """One free weight a cell: the joint space, or the domains of a recorded table."""
     member = np.arange(len(cells))[:, None]
@@ -147,8 +166,14 @@ class Space:
     return lower + excess * scale[:, self.block]
 
   def with_pool(self, pool) -> "Space":
-    """This space with its candidates; ValueError if one lies off the simplex or below a bound."""
+    """This space with its candidates, each once.
+
+    ValueError if there is none, or if one lies off the simplex or below a bound.
+    """
     pool = self.check(pool)
+    if not len(pool):
+      raise ValueError(f"the pool of the {self.name} axis has no candidate")
+    pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
     if (low := pool < self.lower - 1e-9).any():
       row, column = np.argwhere(low)[0]
       raise ValueError(

@@ -11,8 +11,9 @@ import numpy as np
 from etils import epath
 
 from mixjax.search import records
-from mixjax.search.policies import Observations
-from mixjax.search.space import Space
+from mixjax.search.objective import Objective, ScoreVectors
+from mixjax.search.policies import Observations, Policy
+from mixjax.search.space import Key, Space
 from mixjax.search.trial import (
   DONE,
   FAILED,
@@ -25,6 +26,7 @@ from mixjax.search.trial import (
   check_mixture,
   check_scores,
   conflicts,
+  fidelities,
 )
 
 FORMAT = 1
@@ -53,6 +55,8 @@ class Study:
       raise ValueError(f"{about} {problem}: restore it, or start another study")
     if found.get("format") != FORMAT:
       raise ValueError(f"{about} has format {found.get('format')!r}; this program reads {FORMAT}")
+    if missing := [key for key in ("fingerprint", "config") if key not in found]:
+      raise ValueError(f"{about} has no {' and no '.join(missing)}: restore it, or start another")
     if wanted is not None and found["fingerprint"] != records.fingerprint(wanted):
       changes = "\n  ".join(records.differences(found["config"], wanted))
       raise ValueError(
@@ -103,6 +107,37 @@ class Study:
     records.write(folder / "mixture.json", {k: v for k, v in asked.items() if k not in PROGRESS})
     self.mark(trial.id, QUEUED)
     return self._known(trial.id)
+
+  def ask(
+    self,
+    policy: Policy,
+    space: Space,
+    objective: Objective,
+    count: int,
+    key: Key,
+    *,
+    purpose: str = "search",
+    seed: int = 0,
+    fidelity: float | None = None,
+  ) -> list[Trial]:
+    """The next `count` mixtures by `policy`, queued: run each, then `tell` its scores.
+
+    The policy sees the finished trials on `space` benchmark by benchmark, and all others on it as
+    pending. Answers depend on what is in the folder and on `key` alone; use one for a search.
+    ValueError as of the policy, or if trials were scored on other benchmarks than others.
+    """
+    trials = [trial for trial in self.trials() if trial.axis == space.name]
+    if any(trial.state == DONE for trial in trials):
+      runs = ScoreVectors.of(trials, space).observations(objective)
+    else:
+      runs = observe(trials, space, objective)
+    points = policy.ask(runs, count, key)
+    return [
+      self.attach(
+        Trial(None, purpose, space.name, space.cells(p), space.as_dict(p), seed, fidelity)
+      )
+      for p in points
+    ]
 
   def mark(self, trial_id: int, state: str, detail: str = "") -> None:
     """Notes any state but done; a trial that is done stays so. ValueError for an unknown state."""
@@ -201,6 +236,9 @@ class Study:
       problems[f"{folder.name}/status.json"] = problem
     status = status or {}
     state = status.get("state", QUEUED)
+    if state not in STATES:
+      problems[f"{folder.name}/status.json"] = f"has the state {state!r}, none of {list(STATES)}"
+      state = QUEUED
     scores, problem = records.read(folder / "scores.json")
     if scores is not None:
       try:
@@ -226,18 +264,20 @@ def observe(
 
   `objective` turns a score vector into one number, higher is better, and its standard error (None
   if unknown). Trials that are not done, failed ones too, are pending: not to be proposed again.
+  ValueError if only some state their fidelity. What a search learns from benchmarks one by one is
+  `objective.ScoreVectors.of(trials, space).observations(objective)`.
   """
   trials = [trial for trial in trials if trial.axis == space.name]
   points = np.reshape([space.from_dict(trial.point) for trial in trials], (len(trials), space.dim))
   done = np.array([trial.state == DONE for trial in trials], bool)
   values = [objective(trial.scores) for trial in trials if trial.state == DONE]
   stderr = [error for _, error in values]
-  fidelity = [trial.fidelity for trial in trials if trial.state == DONE]
+  fidelity = fidelities([trial for trial in trials if trial.state == DONE])
   return Observations(
     points[done],
     np.array([score for score, _ in values], np.float64),
     stderr=None if None in stderr else np.array(stderr, np.float64),
-    fidelity=None if None in fidelity else np.array(fidelity, np.float64),
+    fidelity=None if fidelity is None else np.array(fidelity, np.float64),
     pending=points[~done],
   )
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,20 @@ _IDENTITY = ("purpose", "axis", "seed", "fidelity", "mixture", "point")
 def conflicts(old: Trial, new: Trial) -> list[str]:
   """The fields in which the two ask for different runs; empty if they are the same."""
   return [name for name in _IDENTITY if not _alike(getattr(old, name), getattr(new, name))]
+
+
+def fidelities(trials: Sequence[Trial]) -> list[float] | None:
+  """The fidelity of each, None where none states one; ValueError if only some do."""
+  found = [trial.fidelity for trial in trials]
+  if all(fidelity is None for fidelity in found):
+    return None
+  if None in found:
+    bare, other = trials[found.index(None)], next(t for t in trials if t.fidelity is not None)
+    raise ValueError(
+      f"trial {bare.id} states no fidelity, but trial {other.id} has {other.fidelity:g}: their "
+      "scores cannot be compared; give it to all, or to none"
+    )
+  return found
 
 
 def check_mixture(trial: Trial) -> None:

@@ -5,6 +5,7 @@ does so only as far as its data would be drawn by the new names as well. The res
 as a standard error, which every surrogate here takes into account.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
@@ -43,7 +44,8 @@ def translate(
   parts in proportion to theirs. Where coordinates are cells and their `rows` are given, that is
   half the L1 distance from this proportion; elsewhere it is all the weight that was merged or
   split. `doubt`, in score units, is the standard error of a run that is in doubt altogether (None:
-  the sd of the scores); others get their part of it, added in quadrature. Where the runs state no
+  the sd of the scores); others get their part of it, added in quadrature. A part of the scores is
+  in doubt by as much of its own sd. Where the runs state no
   standard errors but some get one, those without doubt state 0.
 
   Both spaces should have the same empty cells, and `new` the objective and budget of the runs.
@@ -75,38 +77,55 @@ def translate(
       safe[:, space.block[places[0]]] -= _in_doubt(points[:, places], tuple(parts), counts)
   # A cell's weight is the product of those on its axes, and safe where all of them are.
   in_doubt = 1 - safe.prod(axis=1)
-  if doubt is None:
-    doubt = observations.scores.std() if len(observations) else 0.0
-  stderr = observations.stderr
+  spread = observations.scores.std() if len(observations) else 0.0
+  doubt = spread if doubt is None else doubt
+  stderr, part_stderr = observations.stderr, observations.part_stderr
   if in_doubt.any():
     stderr = np.hypot(0.0 if stderr is None else stderr, doubt * in_doubt)
-  pending = None if observations.pending is None else carry(observations.pending)
-  return Observations(mixtures, observations.scores, stderr, observations.fidelity, pending)
+    if observations.parts is not None:
+      each = doubt * observations.parts.std(axis=0) / (spread or 1.0)
+      part_stderr = np.hypot(0.0 if part_stderr is None else part_stderr, np.outer(in_doubt, each))
+  return dataclasses.replace(
+    observations,
+    mixtures=mixtures,
+    stderr=stderr,
+    pending=None if observations.pending is None else carry(observations.pending),
+    part_stderr=part_stderr,
+  )
 
 
 def joined(runs: Sequence[Observations]) -> Observations:
   """Runs of several studies on one space as those of one: old ones, translated, then new ones.
 
   Where some state standard errors, those of the others count as 0: a surrogate fits the noise
-  beyond what is stated. ValueError if only some state their fidelity.
+  beyond what is stated. ValueError if only some state their fidelity, or their parts.
   """
-  if len({one.fidelity is None for one in runs if len(one)}) > 1:
-    raise ValueError("only some of the runs state their fidelity: give it to all, or to none")
+  for name, what in (("fidelity", "fidelity"), ("parts", "parts, one for each benchmark")):
+    if len({getattr(one, name) is None for one in runs if len(one)}) > 1:
+      raise ValueError(f"only some of the runs state their {what}: give it to all, or to none")
+  widths = {one.parts.shape[1] for one in runs if one.parts is not None and len(one)}
+  if len(widths) > 1:
+    raise ValueError(f"the runs have {sorted(widths)} parts: score all on the same benchmarks")
   pending = [one.pending for one in runs if one.pending is not None]
 
-  def column(name: str) -> np.ndarray | None:
-    values = [getattr(one, name) for one in runs]
-    if all(value is None for value in values):
+  def column(name: str, like: str) -> np.ndarray | None:
+    """Zeros, of the shape of what it is `like`, where some runs do not state it."""
+    stated = [getattr(one, name) for one in runs if len(one)]
+    if all(value is None for value in stated):
       return None
-    filled = [np.zeros(len(one)) if v is None else v for one, v in zip(runs, values, strict=True)]
-    return np.concatenate(filled)
+    shapes = [np.shape(getattr(one, like)) for one in runs if len(one)]
+    return np.concatenate(
+      [np.zeros(shape) if v is None else v for shape, v in zip(shapes, stated, strict=True)]
+    )
 
   return Observations(
     np.concatenate([one.mixtures for one in runs]),
     np.concatenate([one.scores for one in runs]),
-    column("stderr"),
-    column("fidelity"),
+    column("stderr", "scores"),
+    column("fidelity", "scores"),
     np.concatenate(pending) if pending else None,
+    column("parts", "parts"),
+    column("part_stderr", "parts"),
   )
 
 

@@ -8,10 +8,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 
-from mixjax.search.space import Key, Space, generator
+from mixjax.search.space import SUM_TOLERANCE, Key, Space, generator
 
 # Two points closer than this in every weight are the same mixture (decimal rounding in a file).
 SAME = 1e-6
+
+# Scores beyond it have squares that may overflow; below its inverse they are taken as zero.
+LARGEST = 1e100
 
 # The fields of `Observations` with a row for each run.
 OF_RUNS = ("mixtures", "scores", "stderr", "fidelity", "parts", "part_stderr")
@@ -25,7 +28,8 @@ class Observations:
   target); `pending: float[p, d]` are mixtures under way or given up, not to be proposed again.
   `parts: float[n, b]` are what a score is the sum of, such as a b-th of each benchmark's, with
   their own standard errors `part_stderr` if known: a surrogate learns more from them than from the
-  sum. ValueError if shapes disagree or a number is NaN or infinite: failed runs are pending.
+  sum. ValueError if shapes disagree, a weight is negative, or a number is NaN, infinite or, of the
+  scores, beyond 1e100: failed runs are pending.
   """
 
   mixtures: Float[np.ndarray, "n d"]
@@ -40,8 +44,10 @@ class Observations:
     for field in dataclasses.fields(self):
       if (value := getattr(self, field.name)) is not None:
         object.__setattr__(self, field.name, np.array(value, np.float64))
-    if self.mixtures.ndim != 2:
-      raise ValueError(f"mixtures have shape (n, d), not {self.mixtures.shape}")
+    self._check_mixtures()
+    for value in (self.scores, self.parts):
+      if value is not None:
+        value[np.abs(value) < 1 / LARGEST] = 0
     for name in ("scores", "stderr", "fidelity"):
       value = getattr(self, name)
       if value is None:
@@ -51,9 +57,22 @@ class Observations:
       if not np.isfinite(value).all():
         run = int(np.argmax(~np.isfinite(value)))
         raise ValueError(f"{name} of run {run} is {value[run]}: leave failed runs out")
+    if (huge := np.abs(self.scores) > LARGEST).any():
+      run = int(np.argmax(huge))
+      raise ValueError(f"scores of run {run} is {self.scores[run]}: leave diverged runs out")
     if self.stderr is not None and (self.stderr < 0).any():
       raise ValueError(f"stderr of run {int(np.argmin(self.stderr))} is negative")
     self._check_parts()
+
+  def _check_mixtures(self) -> None:
+    if self.mixtures.ndim != 2:
+      raise ValueError(f"mixtures have shape (n, d), not {self.mixtures.shape}")
+    dim = self.mixtures.shape[1]
+    if self.pending is not None and (self.pending.ndim != 2 or self.pending.shape[1] != dim):
+      raise ValueError(f"mixtures have {dim} weights but pending has shape {self.pending.shape}")
+    _check_weights("mixture", self.mixtures)
+    if self.pending is not None:
+      _check_weights("pending mixture", self.pending)
 
   def _check_parts(self) -> None:
     if self.parts is None:
@@ -82,7 +101,13 @@ class Observations:
 
   @classmethod
   def concatenate(cls, several: Sequence["Observations"]) -> "Observations":
-    """The runs of all, in order, without what is pending; what only some state is left out."""
+    """The runs of all, in order, without what is pending; what only some state is left out.
+
+    ValueError if that is their fidelity: a cheap score would pass for one of the target.
+    """
+    several = [one for one in several if len(one)] or several[:1]
+    if len({one.fidelity is None for one in several}) > 1:
+      raise ValueError("only some of the runs state their fidelity: give it to all, or to none")
     found = {}
     for name in OF_RUNS:
       values = [getattr(one, name) for one in several]
@@ -179,6 +204,22 @@ class Policy(Protocol):
 
   def recommend(self, observations: Observations) -> Recommendation:
     """The mixture to train the target on."""
+
+
+def _check_weights(what: str, rows: Float[np.ndarray, "n d"]) -> None:
+  """ValueError names the first weight that is none, or sum that is not 1 on each axis."""
+  if (bad := ~(np.isfinite(rows) & (rows >= 0))).any():
+    row, column = np.argwhere(bad)[0]
+    raise ValueError(
+      f"{what} {row}: weight {column} is {rows[row, column]}; weights are finite and not negative"
+    )
+  # On the product of two axes they sum to 2.
+  sums = rows.sum(axis=1)
+  if (wrong := np.abs(sums - np.maximum(sums.round(), 1)) > SUM_TOLERANCE * (1 + sums)).any():
+    row = int(np.argmax(wrong))
+    raise ValueError(
+      f"{what} {row}: its weights sum to {sums[row]}, not to 1 on each axis; divide them by that"
+    )
 
 
 def matches(

@@ -1,0 +1,144 @@
+"""What the search's surrogate says against itself, fitted again to the runs that the search saw."""
+
+import dataclasses
+
+import numpy as np
+
+from mixjax.recipes import search_tables
+from mixjax.recipes.evidence import Evidence, Missing
+from mixjax.search import advice, total
+from mixjax.search.acquire import upper_confidence_bound
+from mixjax.search.calibration import Card, calibration, effect_evidence
+from mixjax.search.effects import Effect, main_effects
+from mixjax.search.policies import Observations, matches
+from mixjax.search.space import Space
+from mixjax.search.stopping import Verdict, expected_gain, should_stop
+
+# The fewest runs of which leaving one out says anything.
+LEAST_RUNS = 3
+
+# Candidates that a batch is chosen from: those whose means plus two sds are the highest.
+HOPEFUL = 500
+
+# Scores of the runs and those that search.json says the surrogate was fitted to agree to this.
+SAME_SCORE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Caution:
+  """About one axis: `uniform` of its `runs` are seeds of the uniform mixture, counted first.
+
+  `effects` are of single weights, the highest first; `verdict` is on another batch, None where the
+  pool has no mixture left. `outliers` are those of `card`, and `diverged` the proxies without
+  scores, by their numbers in the study.
+  """
+
+  axis: str
+  runs: int
+  uniform: int
+  warnings: tuple[str, ...]
+  card: Card
+  verdict: Verdict | None
+  effects: tuple[Effect, ...]
+  outliers: tuple[int, ...]
+  diverged: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+  """What the search saw of an axis at its end; `trials` are the study's numbers of the runs.
+
+  The seeds of the uniform mixture come first, then the axis's own runs in order. The random design
+  is the baselines', and not among them. `batch` is how many runs the search asked for at a time.
+  """
+
+  space: Space
+  runs: Observations
+  trials: tuple[int, ...]
+  uniform: int
+  batch: int
+
+
+def caution(evidence: Evidence, axis: str) -> Caution:
+  """Fits the search's surrogate of `axis` again and asks it. `Missing` where that cannot be."""
+  seen = rebuild(evidence, axis)
+  space, runs = seen.space, seen.runs
+  if len(runs) < LEAST_RUNS:
+    raise Missing(f"{len(runs)} runs on the {axis} axis are too few to judge a surrogate by.")
+  fitted = total.fit(runs, space)
+  card = calibration(fitted)
+  # Shuffled by parts, the test alone would take a minute at 70 runs and ten benchmarks.
+  whole = dataclasses.replace(runs, parts=None)
+  unseen = space.pool[~matches(space.pool, runs.known())]
+  mean, sd = fitted.predict(unseen)
+  hopeful = unseen[np.argsort(-upper_confidence_bound(mean, sd, 2), kind="stable")[:HOPEFUL]]
+  count = min(seen.batch, len(hopeful))
+  return Caution(
+    axis=axis,
+    runs=len(runs),
+    uniform=seen.uniform,
+    warnings=advice.warnings(runs, fitted, evidence=effect_evidence(whole, space)),
+    card=card,
+    verdict=should_stop(expected_gain(fitted, hopeful, count)) if count else None,
+    effects=tuple(sorted(main_effects(fitted), key=lambda effect: -effect.mean)),
+    outliers=tuple(seen.trials[place] for place in card.outliers),
+    diverged=tuple(run["trial"] for run in _diverged(evidence, axis)),
+  )
+
+
+def rebuild(evidence: Evidence, axis: str) -> Seen:
+  """From the study, search.json and the config; `Missing` unless these tell of the same runs."""
+  # The search job imports the report that it writes.
+  from mixjax.jobs import search as job
+
+  found = evidence.search
+  side, names = found["axes"][axis], found["benchmarks"]
+  try:
+    config = job.parse(evidence.json("config.search.json"))
+    # A config is written with its keys sorted, but the order of the axes is part of their pools.
+    config = dataclasses.replace(config, axes={name: config.axes[name] for name in found["axes"]})
+  except (KeyError, TypeError, ValueError) as error:
+    raise Missing(f"config.search.json does not tell how this search was made: {error}.") from error
+  space, _ = job.spaces(config, evidence.rows)[axis]
+  if list(space.names) != side["coordinates"]:
+    raise Missing(
+      f"The cells in this workdir have other names than the {axis} axis of search.json had, so the "
+      "search's surrogate cannot be fitted again."
+    )
+  uniform = evidence.uniform_seeds
+  searched = [run for run in side["history"] if run["purpose"] != search_tables.RANDOM]
+  vectors = [[trial.scores[name]["score"] for name in names] for trial in uniform]
+  vectors += [run["vector"] for run in searched]
+  points = [space.uniform()] * len(uniform)
+  points += [[run["point"][name] for name in space.names] for run in searched]
+  runs = _observed(
+    np.reshape(points, (len(points), space.dim)),
+    np.reshape(vectors, (len(vectors), len(names))),
+    config.weights,
+  )
+  told = np.array(side["leave_one_out"]["observed"])
+  if len(told) != len(runs) or not np.allclose(runs.scores, told, rtol=SAME_SCORE, atol=0):
+    raise Missing(
+      f"The study, the config and search.json disagree on the scores of the {len(runs)} runs that "
+      f"the {axis} axis saw, so the search's surrogate cannot be fitted again."
+    )
+  pending = [space.from_dict(run["point"]) for run in _diverged(evidence, axis)]
+  return Seen(
+    space,
+    dataclasses.replace(runs, pending=np.reshape(pending, (len(pending), space.dim))),
+    (*(trial.id for trial in uniform), *(run["trial"] for run in searched)),
+    len(uniform),
+    config.batch,
+  )
+
+
+def _observed(points, vectors, weights) -> Observations:
+  # To the last bit as the search makes them: what is fitted may hang on rounding.
+  if weights is None:
+    return Observations(points, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
+  parts = (vectors * weights)[:, weights != 0]
+  return Observations(points, parts.sum(axis=1), parts=parts)
+
+
+def _diverged(evidence: Evidence, axis: str) -> list[dict]:
+  return evidence.search["axes"][axis].get("diverged", [])
