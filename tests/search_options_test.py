@@ -117,7 +117,10 @@ def test_what_cannot_be_is_named_when_the_config_is_read(changes, message):
     parse(get_config("tiny").to_dict() | changes)
 
 
-@pytest.mark.parametrize("axis", ["joint", "product"])
+@pytest.mark.parametrize(
+  "axis",
+  [pytest.param("joint", marks=pytest.mark.slow), "product"],  # a minute of climbing
+)
 def test_every_method_keeps_to_the_supply_and_every_score_to_the_objective(tmp_path, axis):
   objective = {"charts": 3.0, "maths": 1.0}
   options = dict(acquisition="log_ei", continuous=axis == "joint", repetition=OFTEN)

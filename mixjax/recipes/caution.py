@@ -6,7 +6,7 @@ import numpy as np
 
 from mixjax.recipes import search_tables
 from mixjax.recipes.evidence import Evidence, Missing
-from mixjax.search import advice, total
+from mixjax.search import advice, surrogate, total
 from mixjax.search.acquire import upper_confidence_bound
 from mixjax.search.calibration import Card, calibration, effect_evidence
 from mixjax.search.effects import Effect, main_effects
@@ -14,8 +14,9 @@ from mixjax.search.policies import Observations, matches
 from mixjax.search.space import Space
 from mixjax.search.stopping import Verdict, expected_gain, should_stop
 
-# The fewest runs of which leaving one out says anything.
-LEAST_RUNS = 3
+# The fewest runs of which leaving one out says anything: with fewer, not even the scale of their
+# scores is learnt.
+LEAST_RUNS = surrogate.FEW
 
 # Candidates that a batch is chosen from: those whose means plus two sds are the highest.
 HOPEFUL = 500
