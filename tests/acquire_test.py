@@ -166,6 +166,7 @@ CORRELATED = ThreeScores(
 )
 
 
+@pytest.mark.slow
 def test_thompson_chooses_each_candidate_as_often_as_it_is_the_best():
   rng = np.random.default_rng(1)
   draws = rng.multivariate_normal(CORRELATED.mean, CORRELATED.covariance, 400_000)

@@ -267,7 +267,7 @@ def test_the_choice_tells_most_about_the_maximum_per_cost():
   assert free.ask_with_fidelity(runs, 1, 7)[1] == CHEAP
 
 
-@pytest.mark.parametrize("key", [0, 2, 4])
+@pytest.mark.parametrize("key", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4))])
 def test_an_informative_cheap_fidelity_finds_the_optimum_at_half_the_cost(key):
   def regret(advice):
     top = target(POOL).max()

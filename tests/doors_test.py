@@ -8,6 +8,7 @@ import pytest
 from mixjax.evals.benchmarks import BENCHMARKS
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_and_its_checkpoint_scores_the_same(finished, run_main, tmp_path):
   recipe = finished / "recipe.json"
   config = f"configs/train.py:atlas={finished / 'atlas'},mixture={recipe},samples=128,full"
@@ -50,6 +51,7 @@ def test_evaluating_a_run_without_checkpoints_says_so(finished, run_main, tmp_pa
   assert done.returncode == 2 and "no checkpoint in" in done.stderr
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_go_to_the_ledger_and_nothing_else_changes(
   finished, run_main, tmp_path
 ):

@@ -238,6 +238,7 @@ def test_what_is_known_comes_out_again_only_if_that_is_wanted():
   np.testing.assert_allclose(maximize([surrogate], repeat=True), [SPACE.uniform()], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_structured_process_is_climbed_as_it_sees_cells():
   cells = [f"{concept}/{task}" for concept in "abc" for task in ("ocr", "vqa")]
   space = Space.simplex("joint", cells)

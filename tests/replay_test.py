@@ -365,6 +365,7 @@ def test_commas_within_a_value_stay_there():
     get_config("polcy=random")
 
 
+@pytest.mark.slow
 def test_the_front_door_gives_the_same_rows_from_two_processes(run_main, tmp_path):
   table = write_table(tmp_path / "table")
   config = f"table={table},objective=y,policy=mixatlas,regmix,budget=6,seeds=1"
