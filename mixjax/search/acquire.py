@@ -19,9 +19,10 @@ from mixjax.search.space import Key, Space, generator
 
 Acquisition = Literal["ucb", "log_ei", "max_value_entropy", "thompson"]
 
-# The paper names no kappa. In RegMix's table, nearly without noise, 1 finds the optimum sooner than
-# 2 (a median of 19 evaluations for 27 on one loss); on four made functions of ten weights with
-# noise of 0.1, 0.3 and 1 sd of the function the two were alike within the error.
+# The paper names no kappa. In RegMix's table, nearly without noise, 1 found the optimum of three
+# losses in 60 of 60 searches of 48 runs, after a median of 19.5; 2 in 59, after 26. On four made
+# functions of ten weights with noise of 0.1, 0.3 and 1 sd of the function they were alike within
+# the error.
 KAPPA = 1.0
 
 # Candidates whose covariances are looked at first; more only where the choice could need them.
