@@ -4,7 +4,7 @@ import pathlib
 import pytest
 
 from configs.common import parse_arg
-from mixjax.jobs import search, standins
+from mixjax.jobs import search_config, standins
 
 
 def test_arguments_take_the_type_of_their_default():
@@ -28,7 +28,7 @@ def test_a_typo_is_named(arg, message):
 @pytest.mark.parametrize("arg", [None, "full", "tiny"])
 def test_the_search_config_becomes_dataclasses(arg):
   config = importlib.import_module("configs.search").get_config(arg)
-  assert search.parse(config.to_dict()).headline in config.axes
+  assert search_config.parse(config.to_dict()).headline in config.axes
 
 
 def test_the_standins_config_becomes_dataclasses():

@@ -13,7 +13,8 @@ from mixjax.data import mixture
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.jobs import pool as pool_lib
 from mixjax.jobs.runner import Ask, Diverged, Runner
-from mixjax.jobs.search import SPACES, parse, search, spaces
+from mixjax.jobs.search import search
+from mixjax.jobs.search_config import SPACES, parse, spaces
 from mixjax.jobs.trial import TrialSpec
 from mixjax.progress import Reporter
 from mixjax.search import structured

@@ -5,7 +5,7 @@ from etils import epath
 from configs.search import get_config
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.jobs import transfer
-from mixjax.jobs.search import parse
+from mixjax.jobs.search_config import parse
 from mixjax.progress import Reporter
 
 CELLS = [f"c{i}/{task}" for i in range(2) for task in ("ocr", "vqa")]

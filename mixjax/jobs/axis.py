@@ -6,15 +6,17 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.jobs.runner import Ask, Diverged, Runner, Scored, weighted
+from mixjax.jobs.runner import Ask, Diverged, Runner, Scored
+from mixjax.jobs.search_config import AxisBudget, SearchConfig
 from mixjax.search import total
 from mixjax.search.constraints import Constraints
+from mixjax.search.objective import observed
 from mixjax.search.policies import Observations, Policy, Recommendation
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.policies.regmix import RegMix
 from mixjax.search.policies.within import Within
-from mixjax.search.space import Space
+from mixjax.search.space import Key, Space
 
 LEADERS = 3  # mixtures of highest posterior mean that share the replicates
 
@@ -34,7 +36,7 @@ class AxisSearch:
     self._runner = runner
     self._benchmarks = uniform.shape[1]
     at_uniform = np.repeat(space.uniform()[None], len(uniform), axis=0)
-    self._at_uniform = self._observed(at_uniform, uniform)
+    self._at_uniform = observed(at_uniform, uniform, runner.weights)
 
   def run(self, points: Float[np.ndarray, "n d"], purpose: str, replicate: int = 0) -> Observations:
     """The runs on `points` that have scores; each is entered in the history."""
@@ -56,7 +58,8 @@ class AxisSearch:
       )
     kept = np.array([isinstance(result, Scored) for result in results])
     vectors = [result.vector for result in results if isinstance(result, Scored)]
-    return self._observed(points[kept], np.reshape(vectors, (len(vectors), self._benchmarks)))
+    vectors = np.reshape(vectors, (len(vectors), self._benchmarks))
+    return observed(points[kept], vectors, self._runner.weights)
 
   def with_uniform(self, runs: Observations) -> Observations:
     """What a policy sees: the uniform seeds, then these runs, and what diverged as pending."""
@@ -94,24 +97,20 @@ class AxisSearch:
         f"{self.diverged[0]['trial']}: lower the learning rate of the proxy"
       )
 
-  def _observed(
-    self, points: Float[np.ndarray, "n d"], vectors: Float[np.ndarray, "n b"]
-  ) -> Observations:
-    """A run scores the mean of its benchmarks, or the sum of those that have a weight."""
-    weights = self._runner.weights
-    if weights is None:
-      return Observations(points, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
-    parts = weighted(vectors, weights)
-    return Observations(points, parts.sum(axis=1), parts=parts)
-
 
 def search_axis(
-  space: Space, constraints: Constraints | None, budget, config, runner: Runner, uniform, key
+  space: Space,
+  constraints: Constraints | None,
+  budget: AxisBudget,
+  config: SearchConfig,
+  runner: Runner,
+  uniform: Float[np.ndarray, "n b"],
+  key: Key,
 ) -> dict:
   """All runs of one axis; returns its part of search.json.
 
-  `constraints` hold for what every method proposes and recommends; `budget` is a
-  `search.AxisBudget` and `config` a `search.SearchConfig`. ValueError if all proxies diverged.
+  `constraints` hold for what every method proposes and recommends. ValueError if all proxies of
+  one diverged.
   """
 
   def within(make: Callable[[Space], Policy]) -> Policy:
@@ -131,17 +130,17 @@ def search_axis(
   )
   by_observed = MixAtlas(space, recommend_by="observed", constraints=constraints)
   random = within(BestOfRandom)
-  observed = search.mixatlas(policy, budget.runs, budget.replicates, config.batch, key)
+  searched = search.mixatlas(policy, budget.runs, budget.replicates, config.batch, key)
   design = random.ask(Observations.none(space), budget.runs, key)
   drawn = search.run(design, "random")
   search.check_any(drawn, "random")
   recommended = {
-    "mixatlas": policy.recommend(observed),
-    "mixatlas-observed": by_observed.recommend(observed),
+    "mixatlas": policy.recommend(searched),
+    "mixatlas-observed": by_observed.recommend(searched),
     "random": random.recommend(drawn),
     "regmix": within(RegMix).recommend(search.with_uniform(drawn)),
   }
-  fitted = total.fit(observed, space)
+  fitted = total.fit(searched, space)
   left_out = fitted.leave_one_out()
   diverged = {"diverged": search.diverged} if search.diverged else {}
   return {
@@ -149,7 +148,7 @@ def search_axis(
     "blocks": [axis.name for axis in space.axes],
     "history": search.history,
     "leave_one_out": {
-      "observed": observed.scores.tolist(),
+      "observed": searched.scores.tolist(),
       "mean": left_out.mean.tolist(),
       "sd": left_out.sd.tolist(),
     },

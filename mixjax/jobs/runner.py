@@ -133,16 +133,8 @@ class Runner:
     if trial.state == INFEASIBLE:
       return Diverged(trial.id, trial.detail)
     vector = [entry["score"] for entry in trial.scores.values()]
-    if self.weights is None:
-      return Scored(trial.id, float(np.mean(vector)), vector)
-    return Scored(trial.id, float(weighted(np.array([vector]), self.weights).sum()), vector)
-
-
-def weighted(
-  vectors: Float[np.ndarray, "n b"], weights: Float[np.ndarray, " b"]
-) -> Float[np.ndarray, "n u"]:
-  """What each of the u benchmarks with a weight adds to the score."""
-  return vectors[:, weights > 0] * weights[weights > 0]
+    score = np.mean(vector) if self.weights is None else np.dot(vector, self.weights)
+    return Scored(trial.id, float(score), vector)
 
 
 def _command(trial: int, seed: int, budget: Budget) -> str:

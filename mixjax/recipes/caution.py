@@ -4,12 +4,14 @@ import dataclasses
 
 import numpy as np
 
+from mixjax.jobs.search_config import parse, spaces
 from mixjax.recipes import search_tables
 from mixjax.recipes.evidence import Evidence, Missing
 from mixjax.search import advice, surrogate, total
 from mixjax.search.acquire import upper_confidence_bound
 from mixjax.search.calibration import Card, calibration, effect_evidence
 from mixjax.search.effects import Effect, main_effects
+from mixjax.search.objective import observed
 from mixjax.search.policies import Observations, matches
 from mixjax.search.space import Space
 from mixjax.search.stopping import Verdict, expected_gain, should_stop
@@ -89,18 +91,15 @@ def caution(evidence: Evidence, axis: str) -> Caution:
 
 def rebuild(evidence: Evidence, axis: str) -> Seen:
   """From the study, search.json and the config; `Missing` unless these tell of the same runs."""
-  # The search job imports the report that it writes.
-  from mixjax.jobs import search as job
-
   found = evidence.search
   side, names = found["axes"][axis], found["benchmarks"]
   try:
-    config = job.parse(evidence.json("config.search.json"))
+    config = parse(evidence.json("config.search.json"))
     # A config is written with its keys sorted, but the order of the axes is part of their pools.
     config = dataclasses.replace(config, axes={name: config.axes[name] for name in found["axes"]})
   except (KeyError, TypeError, ValueError) as error:
     raise Missing(f"config.search.json does not tell how this search was made: {error}.") from error
-  space, _ = job.spaces(config, evidence.rows)[axis]
+  space, _ = spaces(config, evidence.rows)[axis]
   if list(space.names) != side["coordinates"]:
     raise Missing(
       f"The cells in this workdir have other names than the {axis} axis of search.json had, so the "
@@ -112,7 +111,7 @@ def rebuild(evidence: Evidence, axis: str) -> Seen:
   vectors += [run["vector"] for run in searched]
   points = [space.uniform()] * len(uniform)
   points += [[run["point"][name] for name in space.names] for run in searched]
-  runs = _observed(
+  runs = observed(
     np.reshape(points, (len(points), space.dim)),
     np.reshape(vectors, (len(vectors), len(names))),
     config.weights,
@@ -131,14 +130,6 @@ def rebuild(evidence: Evidence, axis: str) -> Seen:
     len(uniform),
     config.batch,
   )
-
-
-def _observed(points, vectors, weights) -> Observations:
-  # To the last bit as the search makes them: what is fitted may hang on rounding.
-  if weights is None:
-    return Observations(points, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
-  parts = (vectors * weights)[:, weights != 0]
-  return Observations(points, parts.sum(axis=1), parts=parts)
 
 
 def _diverged(evidence: Evidence, axis: str) -> list[dict]:

@@ -102,6 +102,21 @@ class Objective:
     return self.keeping(floors)
 
 
+def observed(
+  mixtures: Float[np.ndarray, "n d"],
+  vectors: Float[np.ndarray, "n b"],
+  weights: Float[np.ndarray, " b"] | None = None,
+) -> Observations:
+  """Runs that score the sum of their benchmarks times `weights`, or the plain mean without any.
+
+  What each benchmark with a weight adds is a part.
+  """
+  if weights is None:
+    return Observations(mixtures, vectors.mean(axis=1), parts=vectors / vectors.shape[1])
+  parts = vectors[:, weights != 0] * weights[weights != 0]
+  return Observations(mixtures, parts.sum(axis=1), parts=parts)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoreVectors:
   """n runs on all b benchmarks, in the benchmarks' own units.
@@ -162,12 +177,9 @@ class ScoreVectors:
     if self.stderr is not None and not np.isnan(self.stderr[:, used]).any():
       part_stderr = self.stderr[:, used] * np.abs(weights[used])
       stderr = np.linalg.norm(part_stderr, axis=1)
-    parts = self.scores[:, used] * weights[used]
-    return Observations(
-      self.mixtures,
-      parts.sum(axis=1),
-      stderr,
-      pending=self.pending,
-      parts=parts,
+    return dataclasses.replace(
+      observed(self.mixtures, self.scores, weights),
+      stderr=stderr,
       part_stderr=part_stderr,
+      pending=self.pending,
     )
