@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
   job = importlib.import_module(f"mixjax.jobs.{config.job}")
   try:
     job.main(config.to_dict(), _WORKDIR.value)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, FileNotFoundError, FloatingPointError) as error:
     logging.debug("where it happened", exc_info=True)
     print(f"mixjax: {error}", file=sys.stderr)
     sys.exit(2)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from mixjax.search.acquire import (
   upper_confidence_bound,
 )
 from mixjax.search.coordinates import reference
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.process import JITTER
 from mixjax.search.space import Space, candidates
 from mixjax.search.surrogate import Hyperparameters, condition
@@ -101,6 +102,28 @@ def test_log_expected_improvement_is_the_integral_far_into_the_tail():
   better = rate_candidates("log_ei", np.array([0.0, 1.0, 40.0]), np.ones(3), 0.0)
   gained = [stats.norm.expect(lambda x: max(x, 0), loc=m, lb=0) for m in (0.0, 1.0)]
   np.testing.assert_allclose(np.exp(better), [*gained, 40.0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("z", [-1e4, -300, -99, -30, -5, -1.01, -1, -0.99, 0, 0.7, 4, 40])
+@pytest.mark.parametrize("sd", [1e-3, 2.0])
+def test_log_expected_improvement_equals_quadrature(z, sd):
+  # f - best = sd (z + e), so that E max(f - best, 0) = sd integral of t phi(t - z) over t > 0. With
+  # t = scale v, and exp(-z^2 / 2) outside where z is below zero.
+  scale = 1 / max(1, -z)
+  outside = -0.5 * z**2 if z < 0 else 0.0
+
+  def integrand(v):
+    t = scale * v
+    return t * np.exp(t * z - 0.5 * t**2 if z < 0 else -0.5 * (t - z) ** 2)
+
+  pieces = [0, z, z + 40] if z > 0 else [0, 5, 60]
+  value = sum(
+    integrate.quad(integrand, a, b, epsabs=0, epsrel=1e-12, limit=200)[0]
+    for a, b in itertools.pairwise(pieces)
+  )
+  expected = np.log(sd * scale * value / np.sqrt(2 * np.pi)) + outside
+  (found,) = rate_candidates("log_ei", np.array([3 + z * sd]), np.array([sd]), 3.0)
+  assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_log_expected_improvement_is_finite_and_has_its_gradient_everywhere():

@@ -7,12 +7,11 @@ import scipy.integrate
 from scipy.stats import norm
 
 from mixjax.search.multifidelity import Hyperparameters, condition, fit
-from mixjax.search.policies import Observations, matches
+from mixjax.search.observations import Observations, matches
 from mixjax.search.policies.admire import (
   Admire,
   AdmireMultiFidelity,
-  draw_maxima,
-  log_expected_improvement,
+  draw_joint_maxima,
   max_value_gain,
 )
 from mixjax.search.process import JITTER
@@ -164,33 +163,6 @@ def test_the_correlation_of_fidelities_is_found():
   assert process.fidelity_correlation(CHEAP, points) == pytest.approx(expected, abs=0.01)
 
 
-@pytest.mark.parametrize("z", [-1e4, -300, -99, -30, -5, -1.01, -1, -0.99, 0, 0.7, 4, 40])
-@pytest.mark.parametrize("sd", [1e-3, 2.0])
-def test_log_expected_improvement_equals_quadrature(z, sd):
-  # f - best = sd (z + e), so that E max(f - best, 0) = sd integral of t phi(t - z) over t > 0. With
-  # t = scale v, and exp(-z^2 / 2) outside where z is below zero.
-  scale = 1 / max(1, -z)
-  outside = -0.5 * z**2 if z < 0 else 0.0
-
-  def integrand(v):
-    t = scale * v
-    return t * np.exp(t * z - 0.5 * t**2 if z < 0 else -0.5 * (t - z) ** 2)
-
-  pieces = [0, z, z + 40] if z > 0 else [0, 5, 60]
-  value = sum(
-    scipy.integrate.quad(integrand, a, b, epsabs=0, epsrel=1e-12, limit=200)[0]
-    for a, b in itertools.pairwise(pieces)
-  )
-  expected = np.log(sd * scale * value / np.sqrt(2 * np.pi)) + outside
-  (found,) = log_expected_improvement(np.array([3 + z * sd]), np.array([sd]), 3.0)
-  assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-def test_log_expected_improvement_orders_even_certain_candidates():
-  value = log_expected_improvement(np.array([0.0, 1.0, 2.0, 4.0]), np.zeros(4), 3.0)
-  assert (np.diff(value) >= 0).all() and value[3] == pytest.approx(0)
-
-
 @pytest.mark.parametrize("rho", [0.999999, 0.95, 0.6, -0.6, 0.1])
 @pytest.mark.parametrize("gamma", [-4.0, -1.0, 0.0, 1.5, 4.0])
 def test_max_value_gain_equals_integration_of_the_density(gamma, rho):
@@ -235,7 +207,7 @@ def test_maxima_are_drawn_from_the_posterior_at_the_target():
   spread = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
   gap = (mean[0] - mean[1]) / spread
   expected = mean[0] * norm.cdf(gap) + mean[1] * norm.cdf(-gap) + spread * norm.pdf(gap)
-  drawn = draw_maxima(process, pair, 40_000, 0)
+  drawn = draw_joint_maxima(process, pair, 40_000, 0)
   assert drawn.mean() == pytest.approx(expected, abs=4 * drawn.std() / 200)
 
 
@@ -244,7 +216,7 @@ def test_the_choice_tells_most_about_the_maximum_per_cost():
   policy = AdmireMultiFidelity(SPACE, costs, draws=4)
   runs = two_levels(informative, 4)
   process = fit(runs, SPACE)
-  maxima = draw_maxima(process, POOL, 4, 7)
+  maxima = draw_joint_maxima(process, POOL, 4, 7)
   best = {}
   for share, cost in costs.items():
     gains = []

@@ -16,7 +16,7 @@ from mixjax.search.calibration import (
   second_opinion,
 )
 from mixjax.search.effects import at_weights, main_effects, pair_effects
-from mixjax.search.policies import Observations, matches
+from mixjax.search.observations import Observations, matches
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 from mixjax.search.stopping import Gain, expected_gain, run_noise, should_stop

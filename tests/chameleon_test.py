@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.chameleon import (
   Chameleon,
   domain_affinities,

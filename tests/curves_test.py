@@ -12,7 +12,7 @@ from mixjax.search.chain import LEAST_INFORMATION, Chain, Link, Noisy, _slopes, 
 from mixjax.search.curves import Curves
 from mixjax.search.halting import cheapest, correlation, hopeless
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import Study
 from mixjax.search.surrogate import Hyperparameters

@@ -38,6 +38,14 @@ def test_killed_while_scoring_it_scores_the_trained_model(finished, run_main, tm
   assert (tmp_path / "scores.json").read_bytes() == scores
 
 
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_with_one_clear_line(finished, run_main, tmp_path):
+  config = f"configs/train.py:atlas={finished / 'atlas'},mixture=uniform,samples=128"
+  done = run_main(config, tmp_path, "--config.budget.learning_rate=1e30", check=False)
+  assert done.returncode == 2 and "Traceback" not in done.stderr
+  assert "lower the learning rate" in done.stderr
+
+
 def test_a_report_is_rebuilt_with_the_same_bytes(finished, run_main):
   before = (finished / "report.html").read_bytes()
   (finished / "report.html").unlink()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mixjax.search import exchange, tables
-from mixjax.search.policies import matches
+from mixjax.search.observations import matches
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import Study, observe
@@ -27,7 +27,7 @@ def scores_of(point, stderr=None):
 def add(study, point, space=SPACE, scores=None, **fields):
   trial = Trial(None, "seed", space.name, space.cells(point), space.as_dict(point), 0)
   trial = study.attach(dataclasses.replace(trial, **fields))
-  return study.record(trial, scores or scores_of(point))
+  return study.tell(trial, scores or scores_of(point))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mixjax.search.acquire import KAPPA, choose_batch, rate, rate_candidates
 from mixjax.search.constraints import Constraints, Group
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.maximize import maximize
-from mixjax.search.policies import Observations, matches
+from mixjax.search.observations import Observations, matches
 from mixjax.search.space import Space, candidates
 from mixjax.search.surrogate import Hyperparameters, condition
 from mixjax.search.total import Total

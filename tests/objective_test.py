@@ -16,7 +16,7 @@ from mixjax.search.constrained import (
 )
 from mixjax.search.coordinates import reference
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.process import JITTER
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import observe

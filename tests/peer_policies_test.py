@@ -8,7 +8,8 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
 from mixjax.search import tables
-from mixjax.search.policies import Observations, bimix, matches, mixing_laws, olmix
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import bimix, mixing_laws, olmix
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.bimix import BiMix, PowerLaw, fit_power_law
 from mixjax.search.policies.climb import Climb

@@ -5,7 +5,7 @@ import pytest
 
 from mixjax.search import surrogate
 from mixjax.search.acquire import KAPPA, choose_batch
-from mixjax.search.policies import Observations, matches
+from mixjax.search.observations import Observations, matches
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.policies.natural import Natural

@@ -15,7 +15,7 @@ from mixjax.evals.benchmarks import BENCHMARKS, CHOICE
 from mixjax.jobs import report as report_job
 from mixjax.recipes import caution, report, search_tables, tables
 from mixjax.recipes.evidence import Evidence, Missing
-from mixjax.search.policies import matches
+from mixjax.search.observations import matches
 from mixjax.search.space import candidates
 from mixjax.search.study import Study
 from mixjax.search.trial import Trial
@@ -137,7 +137,7 @@ def build_study(workdir, rng, uniform, even):
   for seed in range(4):
     scores = vector(rng, even)
     trial = study.attach(Trial(None, "uniform", "baseline", uniform, {}, seed))
-    study.record(trial, {
+    study.tell(trial, {
       b: {"score": s, "stderr": 1.0, "n": 40} for b, s in zip(BENCHMARKS, scores, strict=True)
     })
     (study.path / "trials" / f"{trial.id:05d}" / "result.json").write_text(
@@ -333,7 +333,7 @@ def test_noise_counts_a_seed_once(tmp_path):
   study = Study(tmp_path / "study")
   again = study.trials()[0]
   twin = Trial(None, "seed", "product", again.mixture, {"ocr": 1.0}, again.seed)
-  study.record(study.attach(twin), again.scores)
+  study.tell(study.attach(twin), again.scores)
   vectors = Evidence(epath.Path(tmp_path)).uniform_vectors
   np.testing.assert_allclose(vectors.mean(axis=1), found["noise"]["uniform"])
 

@@ -7,7 +7,7 @@ import pytest
 
 from mixjax.search import surrogate
 from mixjax.search.coordinates import SQRT
-from mixjax.search.policies import Observations, matches
+from mixjax.search.observations import Observations, matches
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 

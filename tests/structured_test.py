@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from mixjax.search import flat, process, surrogate, total
 from mixjax.search.acquire import choose_batch
 from mixjax.search.coordinates import Coordinates, reference
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space, candidates
 from mixjax.search.structured import Grid, fit, fit_by_evidence, form_of
 from mixjax.search.surrogate import Hyperparameters, condition

@@ -12,7 +12,7 @@ from etils import epath
 
 from mixjax.search import study as study_lib
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import Study, observe
@@ -42,7 +42,7 @@ def test_a_trial_goes_through_its_states_and_reads_back(study):
   study.mark(0, RUNNING, "worker 3")
   assert study.get(0).state == RUNNING and study.get(0).detail == "worker 3"
   study.mark(0, FAILED, "out of memory")
-  done = study.record(trial, SCORES)
+  done = study.tell(trial, SCORES)
   assert done == dataclasses.replace(trial, state=DONE, scores=SCORES)
   assert Study(study.path).trials() == [done]
   study.mark(0, RUNNING)  # a straggler's word does not undo a result
@@ -51,7 +51,7 @@ def test_a_trial_goes_through_its_states_and_reads_back(study):
 
 def test_it_is_a_folder_that_anyone_can_read(study):
   study.attach(make_trial(row=5))
-  study.record(study.attach(make_trial(row=7)), SCORES)
+  study.tell(study.attach(make_trial(row=7)), SCORES)
   folder = study.path / "trials" / "00001"
   assert sorted(p.name for p in folder.iterdir()) == ["mixture.json", "scores.json", "status.json"]
   asked = json.loads((folder / "mixture.json").read_text())
@@ -63,7 +63,7 @@ def test_it_is_a_folder_that_anyone_can_read(study):
 
 def test_the_same_trial_is_found_not_added(study):
   first = study.attach(make_trial())
-  study.record(first, SCORES)
+  study.tell(first, SCORES)
   again = study.attach(make_trial(command="python elsewhere.py"))
   assert again.id == first.id and again.state == DONE and again.scores == SCORES
   assert study.attach(make_trial(id=0)).state == DONE
@@ -83,12 +83,12 @@ def test_the_same_trial_is_found_not_added(study):
 
 def test_the_same_scores_twice_change_nothing_and_others_are_refused(study):
   trial = study.attach(make_trial())
-  study.record(trial, SCORES)
+  study.tell(trial, SCORES)
   before = (study.path / "trials/00000/scores.json").stat()
-  assert study.record(trial.id, SCORES).scores == SCORES
+  assert study.tell(trial.id, SCORES).scores == SCORES
   assert (study.path / "trials/00000/scores.json").stat() == before
   with pytest.raises(ValueError, match="other scores"):
-    study.record(trial, {"ocr": {"score": 0.6}})
+    study.tell(trial, {"ocr": {"score": 0.6}})
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_the_same_scores_twice_change_nothing_and_others_are_refused(study):
 def test_scores_that_are_no_numbers_are_refused(study, scores):
   trial = study.attach(make_trial())
   with pytest.raises(ValueError, match=r"trial 0: .*infeasible"):
-    study.record(trial, scores)
+    study.tell(trial, scores)
   assert study.get(0).state == QUEUED
 
 
 def test_numpy_numbers_are_written(study):
   scores = {"ocr": {"score": np.float32(0.5), "n": np.int64(3), "each": np.arange(2)}}
-  assert study.record(study.attach(make_trial()), scores).scores == {
+  assert study.tell(study.attach(make_trial()), scores).scores == {
     "ocr": {"score": 0.5, "n": 3, "each": [0, 1]}
   }
 
@@ -127,7 +127,7 @@ def test_mixtures_and_states_are_checked(study):
     with pytest.raises(ValueError, match=state):
       study.mark(0, state)
   with pytest.raises(KeyError, match="no trial 5"):
-    study.record(5, SCORES)
+    study.tell(5, SCORES)
 
 
 def test_another_config_is_refused_with_the_difference(study):
@@ -162,7 +162,7 @@ def test_asking_a_study_is_asking_the_policy_of_what_is_in_the_folder(study):
   np.testing.assert_allclose([SPACE.from_dict(t.point) for t in first], wanted, rtol=1e-15)
   assert {t.state for t in first} == {QUEUED} and {t.fidelity for t in first} == {64.0}
   for place, trial in enumerate(first[:5]):
-    study.record(trial, {"vqa": {"score": place**2}, "ocr": {"score": -place}})
+    study.tell(trial, {"vqa": {"score": place**2}, "ocr": {"score": -place}})
   study.mark(first[5].id, FAILED)
   runs = ScoreVectors.of(study.trials(), SPACE).observations(objective)
   assert runs.parts.shape == (5, 2) and len(runs.pending) == 1
@@ -174,8 +174,8 @@ def test_asking_a_study_is_asking_the_policy_of_what_is_in_the_folder(study):
 
 
 def test_one_cheap_run_among_others_of_unknown_fidelity_is_refused(study):
-  study.record(study.attach(make_trial(row=1)), SCORES)
-  study.record(study.attach(make_trial(row=2, fidelity=None)), SCORES)
+  study.tell(study.attach(make_trial(row=1)), SCORES)
+  study.tell(study.attach(make_trial(row=2, fidelity=None)), SCORES)
   for look in (ScoreVectors.of, lambda *seen: observe(*seen, Objective())):
     with pytest.raises(ValueError, match="trial 1 states no fidelity, but trial 0 has 100"):
       look(study.trials(), SPACE)
@@ -207,7 +207,7 @@ def test_scores_on_the_way_are_kept_and_a_stopped_run_is_not_proposed_again(stud
     study.report(0, -1, SCORES)
   with pytest.raises(ValueError, match="trial 0: 'ocr' has no finite score"):
     study.report(0, 300, {"ocr": {"score": np.nan}})
-  done = study.record(0, SCORES)
+  done = study.tell(0, SCORES)
   assert done.curve == trial.curve
   (study.path / "trials/00000/curve.json").write_text('{"points": [{"step": 1')
   assert study.get(0) == dataclasses.replace(done, curve=())
@@ -222,7 +222,7 @@ def test_what_failed_is_tried_again_until_the_attempts_are_spent(study):
   study.mark(0, FAILED, "host lost")
   study.mark(1, INFEASIBLE, "diverged")
   study.mark(2, RUNNING)
-  study.record(3, SCORES)
+  study.tell(3, SCORES)
   others = [study.get(i) for i in (1, 2, 3, 4)]
   (again,) = study.retry(3)
   assert (again.id, again.state, again.detail) == (0, QUEUED, "host lost")
@@ -234,7 +234,7 @@ def test_what_failed_is_tried_again_until_the_attempts_are_spent(study):
   study.mark(0, FAILED)
   assert study.retry(3) == []
   assert [study.get(i) for i in (1, 2, 3, 4)] == others
-  assert study.record(0, SCORES).state == DONE and study.attempt(0) == 3
+  assert study.tell(0, SCORES).state == DONE and study.attempt(0) == 3
   assert study.retry(99) == []
   with pytest.raises(ValueError, match="at least 1, not 0"):
     study.retry(0)
@@ -264,8 +264,8 @@ def test_a_kill_amid_retries_loses_no_attempt(study, monkeypatch):
 @pytest.mark.parametrize("name", ["mixture.json", "status.json", "scores.json"])
 @pytest.mark.parametrize("content", ["", '{"state": "do', "[1]", "\x00\x00"])
 def test_a_torn_file_is_named_and_its_trial_is_not_done(study, name, content):
-  study.record(study.attach(make_trial(row=1)), SCORES)
-  trial = study.record(study.attach(make_trial(row=2)), SCORES)
+  study.tell(study.attach(make_trial(row=1)), SCORES)
+  trial = study.tell(study.attach(make_trial(row=2)), SCORES)
   (study.path / "trials/00001" / name).write_text(content)
   assert list(study.torn()) == [f"00001/{name}"]
   assert study.get(0).state == DONE
@@ -275,7 +275,7 @@ def test_a_torn_file_is_named_and_its_trial_is_not_done(study, name, content):
   assert all(t.id == 0 for t in study.trials() if t.state == DONE)
   found = study.attach(make_trial(row=2))
   assert found.id == 1 and found.state == QUEUED and found.scores is None
-  assert study.record(found, SCORES) == trial
+  assert study.tell(found, SCORES) == trial
   assert study.torn() == {}
 
 
@@ -299,7 +299,7 @@ def test_a_mixture_file_that_is_no_trial_is_named(study, tamper):
 
 
 def test_missing_files_count_as_not_done(study):
-  study.record(study.attach(make_trial()), SCORES)
+  study.tell(study.attach(make_trial()), SCORES)
   (study.path / "trials/00000/scores.json").unlink()
   assert study.get(0).state == QUEUED and list(study.torn()) == ["00000/scores.json"]
   (study.path / "trials/00000/status.json").unlink()
@@ -311,7 +311,7 @@ def test_missing_files_count_as_not_done(study):
 
 
 def test_scores_of_a_lost_mixture_are_set_aside(study):
-  study.record(study.attach(make_trial(row=1)), SCORES)
+  study.tell(study.attach(make_trial(row=1)), SCORES)
   folder = study.path / "trials/00000"
   (folder / "mixture.json").unlink()
   assert study.attach(make_trial(row=2)).state == QUEUED
@@ -321,7 +321,7 @@ def test_scores_of_a_lost_mixture_are_set_aside(study):
 
 def test_no_file_is_ever_half_written(study, monkeypatch):
   """Dies before every single step on the disk in turn; what is there always reads."""
-  study.record(study.attach(make_trial(row=1)), SCORES)
+  study.tell(study.attach(make_trial(row=1)), SCORES)
   path_type = type(epath.Path(study.path))
   steps = {"left": 0}
 
@@ -341,7 +341,7 @@ def test_no_file_is_ever_half_written(study, monkeypatch):
   for deaths in range(40):
     steps["left"] = deaths
     try:
-      study.record(study.attach(make_trial(row=2)), SCORES)
+      study.tell(study.attach(make_trial(row=2)), SCORES)
     except KeyboardInterrupt:
       assert Study(study.path).get(0).scores == SCORES
       assert set(study.torn()) <= {"00001/mixture.json"}
@@ -359,7 +359,7 @@ from mixjax.search.trial import Trial
 study = Study(sys.argv[1])
 for seed in range(100000):
   trial = study.attach(Trial(seed, "seed", "task", {"a/b": 1.0}, {"b": 1.0}, seed))
-  study.record(trial, {"ocr": {"score": seed / 7, "text": "x" * 20000}})
+  study.tell(trial, {"ocr": {"score": seed / 7, "text": "x" * 20000}})
 """
   worker = subprocess.Popen(
     [sys.executable, "-c", program, str(study.path)], env=os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -390,7 +390,7 @@ def test_an_interrupted_search_proposes_the_same_trials_and_finds_them_done(tmp_
           if runs_before_death == 0:
             return
           runs_before_death -= 1
-          study.record(trial, {"ocr": {"score": point[1] - point[0] ** 2, "stderr": 0.01}})
+          study.tell(trial, {"ocr": {"score": point[1] - point[0] ** 2, "stderr": 0.01}})
 
   whole, broken = Study(tmp_path / "whole", {}), Study(tmp_path / "broken", {})
   search(whole, 99)
@@ -400,10 +400,10 @@ def test_an_interrupted_search_proposes_the_same_trials_and_finds_them_done(tmp_
 
 
 def test_observations_hold_what_is_done_and_what_is_pending(study):
-  study.record(study.attach(make_trial(row=1)), SCORES)
+  study.tell(study.attach(make_trial(row=1)), SCORES)
   study.mark(study.attach(make_trial(row=2)).id, INFEASIBLE, "diverged")
   study.attach(make_trial(row=3))
-  study.record(study.attach(make_trial(row=4, fidelity=50.0)), SCORES)
+  study.tell(study.attach(make_trial(row=4, fidelity=50.0)), SCORES)
   study.attach(make_trial(row=5, axis="concept"))
   runs = observe(study.trials(), SPACE, lambda s: (s["ocr"]["score"], s["ocr"]["stderr"]))
   np.testing.assert_allclose(runs.mixtures, SPACE.pool[[1, 4]], atol=1e-12)

@@ -10,7 +10,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from mixjax.search import flat, process, surrogate, tables
 from mixjax.search.coordinates import LOG, SQRT, reference
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space, candidates
 from mixjax.search.surrogate import Hyperparameters, condition, fit
 

@@ -8,7 +8,7 @@ import pytest
 from mixjax.search import surrogate, total
 from mixjax.search.acquire import choose_batch
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mixjax.search import surrogate
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
 from mixjax.search.warm_start import joined, translate

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from mixjax.search import process, surrogate, warp
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space, candidates
 
 SPACE = Space.simplex("domain", ["a", "b", "c", "d"])

@@ -5,7 +5,7 @@ import pytest
 
 from mixjax.search import design
 from mixjax.search.constraints import Constraints, Group, supply_caps
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.bimix import BiMix
 from mixjax.search.policies.mixatlas import MixAtlas

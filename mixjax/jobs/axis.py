@@ -11,7 +11,8 @@ from mixjax.jobs.search_config import AxisBudget, SearchConfig
 from mixjax.search import total
 from mixjax.search.constraints import Constraints
 from mixjax.search.objective import observed
-from mixjax.search.policies import Observations, Policy, Recommendation
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Policy, Recommendation
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.policies.regmix import RegMix

@@ -84,7 +84,7 @@ class Runner:
       if not _finite(scores):
         on_diverged(spec, FloatingPointError("a score is not finite: lower the learning rate"))
         return
-      trial = self._study.record(waiting[spec.folder], scores)
+      trial = self._study.tell(waiting[spec.folder], scores)
       self._trials[_key(trial.mixture, trial.seed)] = trial
       score = self._result(trial).score
       self._reporter.advance(note=f"trial={trial.id} purpose={trial.purpose} score={score:.2f}")

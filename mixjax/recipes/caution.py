@@ -12,7 +12,7 @@ from mixjax.search.acquire import upper_confidence_bound
 from mixjax.search.calibration import Card, calibration, effect_evidence
 from mixjax.search.effects import Effect, main_effects
 from mixjax.search.objective import observed
-from mixjax.search.policies import Observations, matches
+from mixjax.search.observations import Observations, matches
 from mixjax.search.space import Space
 from mixjax.search.stopping import Verdict, expected_gain, should_stop
 

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from mixjax.search import calibration
 from mixjax.search.calibration import Card, Evidence, SecondOpinion, distinct, pool_or_reference
-from mixjax.search.policies import SAME, Observations
+from mixjax.search.observations import SAME, Observations
 from mixjax.search.space import Space
 from mixjax.search.stopping import RUNS_PER_WEIGHT, run_noise
 from mixjax.search.surrogate import Surrogate

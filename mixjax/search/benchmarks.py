@@ -17,7 +17,8 @@ from sklearn.covariance import ledoit_wolf
 
 from mixjax.search import process, surrogate
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations, matches, pool_of
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import pool_of
 from mixjax.search.space import Key, Space, generator
 from mixjax.search.surrogate import Surrogate
 

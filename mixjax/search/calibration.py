@@ -16,7 +16,7 @@ from scipy.stats import norm, spearmanr
 from mixjax.search import structured, total
 from mixjax.search import surrogate as surrogate_lib
 from mixjax.search.coordinates import reference
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.regmix import fit_trees
 from mixjax.search.predictors import Predict, fit_total
 from mixjax.search.process import JITTER, Data

@@ -20,7 +20,7 @@ from mixjax.search.benchmarks import Benchmarks, fit_benchmarks
 from mixjax.search.calibration import is_constant
 from mixjax.search.curves import Curves
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space
 from mixjax.search.surrogate import Surrogate
 

@@ -111,7 +111,7 @@ def import_table(
     values = {metric: float(column[row]) for metric, column in table.metrics.items()}
     scores = {metric: {"score": v} for metric, v in values.items() if math.isfinite(v)}
     if scores:
-      study.record(row, scores)
+      study.tell(row, scores)
     else:
       study.mark(row, FAILED, "the table has no value of any metric")
   return study

@@ -23,7 +23,7 @@ from mixjax.search.acquire import KAPPA, MAXIMA, Acquisition
 from mixjax.search.constraints import Constraints
 from mixjax.search.height import Height
 from mixjax.search.moments import Sum, Told, moments_at, moments_of
-from mixjax.search.policies import matches
+from mixjax.search.observations import matches
 from mixjax.search.policies.within import allowed
 from mixjax.search.space import Key, candidates
 from mixjax.search.surrogate import Surrogate

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from mixjax.search import laplace
 from mixjax.search import process as process_lib
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.process import CHUNK, JITTER, Data, Matern52, Points
 from mixjax.search.space import Space
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import t
 
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space
 from mixjax.search.trial import DONE, Scores, Trial, fidelities
 

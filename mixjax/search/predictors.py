@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 
 from mixjax.search import surrogate, total
 from mixjax.search.coordinates import LOG, RAW, SQRT
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.policies.modomodo import fit_quadratic
 from mixjax.search.policies.olmix import fit_log_linear
 from mixjax.search.policies.regmix import fit_trees

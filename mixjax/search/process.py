@@ -17,7 +17,7 @@ import tinygp
 from jaxtyping import Array, Float
 from tinygp.solvers import DirectSolver
 
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space
 
 # Noise variance no fit goes below, in squared standard deviations of the scores.

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
 from scipy.stats import spearmanr
 
-from mixjax.search.policies import SAME, Observations, Policy
+from mixjax.search.observations import SAME, Observations
+from mixjax.search.policies import Policy
 from mixjax.search.policies.admire import Admire
 from mixjax.search.policies.best_of_random import BestOfRandom
 from mixjax.search.policies.bimix import BiMix

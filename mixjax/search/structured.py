@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from mixjax.search import flat, surrogate
 from mixjax.search.coordinates import Coordinates
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.process import Form, Matern52, Points
 from mixjax.search.space import Space
 from mixjax.search.surrogate import Surrogate

@@ -12,7 +12,8 @@ from etils import epath
 
 from mixjax.search import records
 from mixjax.search.objective import Objective, ScoreVectors
-from mixjax.search.policies import Observations, Policy
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Policy
 from mixjax.search.space import Key, Space
 from mixjax.search.trial import (
   DONE,
@@ -143,7 +144,7 @@ class Study:
     """Notes any state but done; a trial that is done stays so. ValueError for an unknown state."""
     if state not in STATES or state == DONE:
       allowed = [s for s in STATES if s != DONE]
-      raise ValueError(f"{state!r} cannot be marked: it is one of {allowed}, or record scores")
+      raise ValueError(f"{state!r} cannot be marked: it is one of {allowed}, or tell its scores")
     if self._known(trial_id).state != DONE:
       self._note(trial_id, state, detail, self.attempt(trial_id))
 
@@ -173,7 +174,7 @@ class Study:
     """Notes a trial's scores at a checkpoint on the way, for `Curves.of_trials`.
 
     The same step again, as after a kill, replaces what was noted there. ValueError for a step that
-    is not positive and finite, or scores as for `record`.
+    is not positive and finite, or scores as for `tell`.
     """
     trial = self._known(trial.id if isinstance(trial, Trial) else trial)
     if not 0 < step < math.inf:
@@ -184,7 +185,7 @@ class Study:
     records.write(self._folder(trial.id) / "curve.json", {"points": points})
     return self._known(trial.id)
 
-  def record(self, trial: Trial | int, scores: Mapping[str, Mapping[str, Any]]) -> Trial:
+  def tell(self, trial: Trial | int, scores: Mapping[str, Mapping[str, Any]]) -> Trial:
     """Writes a trial's scores; from then on it is done. The same scores again change nothing.
 
     ValueError if a score is missing, NaN or infinite, or if the trial is done with other scores.

@@ -21,7 +21,7 @@ from mixjax.search import laplace, process
 from mixjax.search import warp as warp_lib
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.flat import FLAT
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.process import JITTER, Data, Form, Points
 from mixjax.search.space import Space
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from mixjax.search import structured, surrogate
 from mixjax.search.benchmarks import fit_benchmarks
 from mixjax.search.objective import ScoreVectors
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.process import Data
 from mixjax.search.space import Space
 from mixjax.search.surrogate import LeaveOneOut, Surrogate

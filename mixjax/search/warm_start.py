@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import SUM_TOLERANCE, Space
 
 Renamed = Mapping[str, str]

@@ -17,15 +17,8 @@ from jaxtyping import Float, Int
 
 from mixjax.search import coordinates, flat
 from mixjax.search.acquire import KAPPA
-from mixjax.search.policies import (
-  Observations,
-  Policy,
-  Recommendation,
-  check_enough,
-  matches,
-  pool_of,
-  random_unseen,
-)
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import Policy, Recommendation, check_enough, pool_of, random_unseen
 from mixjax.search.process import JITTER
 from mixjax.search.replay import design_size
 from mixjax.search.space import Key, Space, generator

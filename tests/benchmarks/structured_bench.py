@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mixjax.search import structured, surrogate
-from mixjax.search.policies import Observations
+from mixjax.search.observations import Observations
 from mixjax.search.space import Space, candidates
 
 CONCEPTS, TASKS = 10, 5

@@ -87,7 +87,7 @@ def _space(asked: Question):
 
 def _ours(asked: Question):
   from mixjax.search import surrogate
-  from mixjax.search.policies import Observations
+  from mixjax.search.observations import Observations
 
   return surrogate.fit(Observations(asked.mixtures, asked.scores), _space(asked))
 
@@ -234,7 +234,7 @@ def _spread(values: list[float]) -> str:
 
 def alone() -> None:
   """The suggestion a user of the product space waits for."""
-  from mixjax.search.policies import Observations
+  from mixjax.search.observations import Observations
   from mixjax.search.policies.mixatlas import MixAtlas
   from mixjax.search.space import Space, candidates
 

@@ -9,15 +9,10 @@ import threadpoolctl
 from jaxtyping import Float
 
 from mixjax.search import multifidelity
+from mixjax.search.acquire import rate_candidates
 from mixjax.search.multifidelity import Coordinates, MultiFidelity, shares_of
-from mixjax.search.policies import (
-  Observations,
-  Recommendation,
-  check_enough,
-  matches,
-  pool_of,
-  random_unseen,
-)
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import Recommendation, check_enough, pool_of, random_unseen
 from mixjax.search.space import Key, Space, generator
 
 # Mixtures among which a possible maximum is drawn: those most likely to hold it.
@@ -69,7 +64,7 @@ class Admire:
     free, chosen = np.ones(len(unseen), bool), []
     while True:
       mean, sd = belief.mean[: len(unseen)], np.sqrt(belief.variance[: len(unseen)])
-      value = log_expected_improvement(mean, sd, best)
+      value = rate_candidates("log_ei", mean, sd, best)
       chosen.append(int(np.argmax(np.where(free, value, -np.inf))))
       if len(chosen) == count - random:
         return np.concatenate([design, unseen[chosen]])
@@ -153,7 +148,7 @@ class AdmireMultiFidelity:
     mixtures = np.concatenate(unseen)
     shares = np.repeat(np.array(allowed), [len(part) for part in unseen])
     process = multifidelity.fit(runs, self.space, coordinates=self.coordinates)
-    maxima = draw_maxima(process, pool_of(self._space_at(1.0)), self.draws, key)
+    maxima = draw_joint_maxima(process, pool_of(self._space_at(1.0)), self.draws, key)
     chosen = self._most_telling(process, mixtures, shares, told, cheapest, maxima, count - random)
     fidelity = np.concatenate([np.full(random, cheapest), shares[chosen]])
     return np.concatenate([design, mixtures[chosen]]), fidelity
@@ -192,24 +187,6 @@ class AdmireMultiFidelity:
     return self.space if pool is None else self.space.with_pool(pool)
 
 
-def log_expected_improvement(
-  mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], best: float
-) -> Float[np.ndarray, " m"]:
-  """log E max(f - best, 0) of f ~ N(mean, sd^2), finite also where the expectation underflows."""
-  sd = np.maximum(sd, 1e-100)
-  z = (mean - best) / sd
-  near, middle, far = np.maximum(z, -1), np.clip(z, -100, -1), np.minimum(z, -100)
-  density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
-  # E max(z + e, 0) = phi(z) + z Phi(z) cancels below -1: the ratio Phi / phi is taken as a whole,
-  # and once that cancels too, the series of 1 + z Phi / phi in 1 / z^2.
-  phi = np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi)
-  mills = np.sqrt(np.pi / 2) * scipy.special.erfcx(-middle / np.sqrt(2))
-  inverse = far**-2.0
-  series = np.log1p(-3 * inverse + 15 * inverse**2) + np.log(inverse)
-  value = np.where(z > -1, np.log(phi + near * scipy.special.ndtr(near)), density + series)
-  return np.log(sd) + np.where((z <= -1) & (z > -100), density + np.log1p(middle * mills), value)
-
-
 def max_value_gain(gamma, correlation) -> Float[np.ndarray, "..."]:
   """What a run y tells about f, in nats: H[y] - H[y | f <= maximum], for y and f jointly normal.
 
@@ -231,7 +208,7 @@ def max_value_gain(gamma, correlation) -> Float[np.ndarray, "..."]:
   return np.maximum(gain, 0)
 
 
-def draw_maxima(
+def draw_joint_maxima(
   process: MultiFidelity, pool: Float[np.ndarray, "m d"], count: int, key: Key
 ) -> Float[np.ndarray, " count"]:
   """`count` draws of the highest score at the target over the pool's most promising mixtures."""

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search.policies import Observations, Recommendation, random_unseen
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Recommendation, random_unseen
 from mixjax.search.space import Key, Space
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
-from mixjax.search.policies import Observations, Recommendation, pool_of
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Recommendation, pool_of
 from mixjax.search.policies.olmix import (
   advise,
   check_over,

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float
 
-from mixjax.search.policies import Observations, Recommendation
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Recommendation
 from mixjax.search.space import Key, Space
 
 # Published settings.

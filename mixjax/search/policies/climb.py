@@ -5,14 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search.policies import (
-  Observations,
-  Recommendation,
-  check_enough,
-  matches,
-  pool_of,
-  random_unseen,
-)
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import Recommendation, check_enough, pool_of, random_unseen
 from mixjax.search.policies.regmix import RegMix, fit_trees
 from mixjax.search.space import Key, Space, generator
 

@@ -10,14 +10,8 @@ from mixjax.search import total
 from mixjax.search.acquire import KAPPA, Acquisition, check_acquisition, choose_batch
 from mixjax.search.constraints import Constraints
 from mixjax.search.maximize import maximize
-from mixjax.search.policies import (
-  Observations,
-  Recommendation,
-  check_enough,
-  matches,
-  pool_of,
-  random_unseen,
-)
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import Recommendation, check_enough, pool_of, random_unseen
 from mixjax.search.policies.within import narrowed, runs_allowed
 from mixjax.search.space import Key, Space
 from mixjax.search.surrogate import Surrogate

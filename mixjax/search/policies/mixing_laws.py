@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search.policies import SAME, Observations, Recommendation, pool_of
+from mixjax.search.observations import SAME, Observations
+from mixjax.search.policies import Recommendation, pool_of
 from mixjax.search.policies.olmix import (
   LogLinear,
   advise,

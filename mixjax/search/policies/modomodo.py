@@ -12,13 +12,8 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
-from mixjax.search.policies import (
-  Observations,
-  Recommendation,
-  check_enough,
-  matches,
-  pool_of,
-)
+from mixjax.search.observations import Observations, matches
+from mixjax.search.policies import Recommendation, check_enough, pool_of
 from mixjax.search.policies.olmix import advise, random_design, standardise
 from mixjax.search.space import Key, Space
 

@@ -12,7 +12,8 @@ import scipy.optimize
 from jaxtyping import Float, Int
 from scipy.special import rel_entr
 
-from mixjax.search.policies import SAME, Observations, Recommendation, pool_of, random_unseen
+from mixjax.search.observations import SAME, Observations
+from mixjax.search.policies import Recommendation, pool_of, random_unseen
 from mixjax.search.space import Key, Space, candidates
 
 # Where the space has no pool, random designs are drawn from this many candidates.

@@ -7,7 +7,8 @@ import lightgbm
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search.policies import Observations, Recommendation, pool_of, random_unseen
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Recommendation, pool_of, random_unseen
 from mixjax.search.space import Key, Space
 
 

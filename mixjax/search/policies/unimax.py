@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search.policies import Observations, Recommendation
+from mixjax.search.observations import Observations
+from mixjax.search.policies import Recommendation
 from mixjax.search.space import Key, Space
 
 

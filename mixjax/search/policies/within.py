@@ -10,13 +10,8 @@ from jaxtyping import Bool, Float
 from scipy.spatial import cKDTree
 
 from mixjax.search.constraints import Constraints
-from mixjax.search.policies import (
-  SAME,
-  Observations,
-  Policy,
-  Recommendation,
-  matches,
-)
+from mixjax.search.observations import SAME, Observations, matches
+from mixjax.search.policies import Policy, Recommendation
 from mixjax.search.space import Key, Space
 
 # How often a policy is asked for others where what it proposed ends on what is known.
