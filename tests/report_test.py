@@ -411,6 +411,18 @@ def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path):
   np.testing.assert_allclose(observed.parts, np.array(vectors) * [0.75, 0.25])
 
 
+def test_what_diverged_is_no_run_and_is_not_proposed_again(tmp_path):
+  found, _ = build(tmp_path, targets=False, axes=["product"], pool=50)
+  before = caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
+  lost = before.space.pool[7]
+  one = {"purpose": "mixatlas", "trial": 99, "point": before.space.as_dict(lost)}
+  found["axes"]["product"]["diverged"] = [one]
+  (tmp_path / "search.json").write_text(json.dumps(found))
+  seen = caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
+  np.testing.assert_allclose(seen.runs.pending, [lost], rtol=1e-12)
+  assert len(seen.runs) == len(before.runs) == 15
+
+
 def test_junk_is_the_share_of_samples_on_bad_rows():
   card = {
     "domains": {"a": {"photos": 3, "chess": 1}, "b": {"chess": 4}},
