@@ -193,6 +193,16 @@ def test_the_search_goes_on_past_proxies_that_diverge_and_so_does_a_resumed_one(
   assert not again.ran
 
 
+def test_what_looks_best_and_diverges_is_proposed_once(tmp_path):
+  pull = RISING.mean(axis=0)
+  pool = Pool(lambda spec: pull @ list(spec.weights.values()) > 1.2)  # a third of the candidates
+  axes = {"product": dict(seeds=3, runs=9, replicates=1)}
+  found = search_with(tmp_path, configured(batch=1, axes=axes), pool)
+  diverged = found["axes"]["product"]["diverged"]
+  lost = [run["trial"] for run in diverged if run["purpose"] == "mixatlas"]
+  assert len(lost) > 1 and len(lost) == len(set(lost))
+
+
 def test_scores_that_are_not_finite_are_a_divergence_too(tmp_path):
   def scores(spec):
     return scores_of(spec) | ({"charts": {"score": float("nan")}} if spec.seed else {})
