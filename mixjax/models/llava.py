@@ -34,12 +34,16 @@ class LlavaConfig:
       "vision_feature_select_strategy": "default",
       "multimodal_projector_bias": True,
     }
-    for name, supported in wanted.items():
-      if config.get(name, supported) != supported:
-        raise ValueError(f"{name} is {config[name]!r}; only {supported!r} is supported")
+    odd = [
+      f"{name} is {config[name]!r}; only {supported!r} is supported"
+      for name, supported in wanted.items()
+      if config.get(name, supported) != supported
+    ]
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
-      raise ValueError(f"vision_feature_layer is {layer!r}; only one layer is supported")
+      odd.append(f"vision_feature_layer is {layer!r}; only one layer is supported")
+    if odd:
+      raise ValueError("\n".join(odd))
     text = dict(config["text_config"])
     text["tie_word_embeddings"] = bool(
       config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
