@@ -109,9 +109,7 @@ def sample(
   logits: Float[Array, "b v"], top_p: Float[Array, ""], key: Key[Array, ""]
 ) -> Int[Array, " b"]:
   """A draw from each row's softmax, cut to its nucleus and renormalised (by the Gumbel trick)."""
-  whole = layers.sharding_with(logits, None, keep=1)
-  if whole is not None:  # sorting needs each row in one place
-    logits = jax.sharding.reshard(logits, whole)
+  logits = layers.undivided(logits)  # to be sorted
   kept = nucleus(logits, top_p)
   noise = layers.split_like(jax.random.gumbel(key, logits.shape), logits)
   return jnp.argmax(jnp.where(kept, logits + noise, -jnp.inf), axis=-1).astype(jnp.int32)
@@ -122,12 +120,11 @@ def nucleus(logits: Float[Array, "b v"], top_p: Float[Array, ""]) -> Bool[Array,
 
   Tokens as likely as the last of them are kept too. (Holtzman et al., arXiv:1904.09751)
   """
-  falling = -jnp.sort(-logits, axis=-1)
-  share = jax.nn.softmax(falling, axis=-1)
-  before = jnp.cumsum(share, axis=-1) - share
-  # The most likely one stays though rounding or a tiny top_p says otherwise.
-  needed = (before < top_p).at[:, 0].set(True)
-  least = jnp.min(jnp.where(needed, falling, jnp.inf), axis=-1, keepdims=True)
+  rising = jnp.sort(logits, axis=-1)
+  # What a token and all that are less likely have together: sums of the small lose the least.
+  so_far = jnp.cumsum(jax.nn.softmax(rising, axis=-1), axis=-1)
+  needed = (so_far > 1 - top_p).at[:, -1].set(True)
+  least = jnp.min(jnp.where(needed, rising, jnp.inf), axis=-1, keepdims=True)
   return logits >= least
 
 

@@ -48,6 +48,12 @@ def split_like(x: Array, other: Array) -> Array:
   return x if sharding is None else jax.sharding.reshard(x, sharding)
 
 
+def undivided(x: Array) -> Array:
+  """x with its last axis whole on each device; x itself without an explicit mesh."""
+  sharding = sharding_with(x, None, keep=-1)
+  return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
 def gathered(weight: nnx.Param, dtype: jnp.dtype) -> Array:
   """The weight in the type of the computation, gathered over `data`, which only stores it."""
   value = weight[...].astype(dtype)
