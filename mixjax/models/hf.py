@@ -160,7 +160,8 @@ def save(
   for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
     key, layout = rows[mesh_lib.dotted(path)]
     for layer, (name, shape) in enumerate(spread(key, leaf.shape)):
-      fetch = functools.partial(hf_arrays.fetched, leaf, layer if "{}" in key else None, layout)
+      which = layer if "{}" in key else None
+      fetch = functools.partial(hf_arrays.fetched, leaf, which, layout, dtype)
       tensors.append(hf_files.Tensor(name, layout.shape(shape), fetch))
   writes = jax.process_index() == 0
   with jax.set_mesh(hf_arrays.NO_MESH), hf_files.replacing(folder, writes) as new:

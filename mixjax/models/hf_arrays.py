@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 
 from mixjax.models.hf_keys import Layout
 
-PIECE = 2**26  # bytes that go to a device at a time, or one layer if that is more
+PIECE = 2**27  # bytes that go to a device at a time, or one layer if that is more
 NO_MESH = jax.sharding.Mesh(np.empty((), object), ())  # as context, for work on one device
 
 
@@ -75,12 +75,14 @@ def fill(whole: jax.Array, piece: jax.Array, begin: int | jax.Array) -> jax.Arra
   return jax.lax.dynamic_update_slice_in_dim(whole, piece.astype(whole.dtype), begin, axis=0)
 
 
-def fetched(leaf: jax.Array, layer: int | None, layout: Layout) -> np.ndarray:
-  """A parameter, or one layer of it, in torch's layout, gathered from all devices."""
-  value = leaf if layer is None else layer_of(leaf, layer)
-  return layout.to_torch(multihost_utils.process_allgather(value, tiled=True))
+def fetched(leaf: jax.Array, layer: int | None, layout: Layout, dtype: str) -> np.ndarray:
+  """A parameter, or one layer of it, as `dtype` in torch's layout, gathered from all devices."""
+  return layout.to_torch(multihost_utils.process_allgather(copied(leaf, layer, dtype), tiled=True))
 
 
-@jax.jit
-def layer_of(stacked: jax.Array, layer: int | jax.Array) -> jax.Array:
-  return jax.lax.dynamic_index_in_dim(stacked, layer, axis=0, keepdims=False)
+@functools.partial(jax.jit, static_argnames=("dtype",))
+def copied(leaf: jax.Array, layer: int | jax.Array | None, dtype: str) -> jax.Array:
+  # Always a new array: one that has been gathered keeps what was gathered for as long as it lives.
+  if layer is not None:
+    leaf = jax.lax.dynamic_index_in_dim(leaf, layer, axis=0, keepdims=False)
+  return jnp.array(leaf, dtype, copy=True)
