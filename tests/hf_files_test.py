@@ -1,8 +1,12 @@
 """Folders that are wrong, cut short or mixed up; folders in several files, in and out."""
 
 import json
+import os
 import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -364,3 +368,50 @@ def test_every_variant_that_is_not_computed_is_named(tmp_path):
     "config.json: rope type is 'yarn'; only 'default' is supported",
     "config.json: use_sliding_window is True; only False is supported",
   ]
+
+
+@pytest.mark.slow
+def test_a_large_model_loads_and_saves_in_little_more_memory_than_its_own():
+  """1.8 GB in ten files, onto eight devices of one host; a copy of its largest array is 1 GiB."""
+  script = pathlib.Path(__file__).parent / "benchmarks" / "load_bench.py"
+  command = [sys.executable, str(script), "--size", "scaled"]
+  said = subprocess.run(command, cwd=script.parents[2], capture_output=True, text=True, check=True)
+  figures = json.loads(said.stdout)
+  assert figures["arrays_gb"] > 3.5 and figures["files"] > 5
+  assert figures["load_over_mib"] < 512 and figures["save_over_mib"] < 512, figures
+  assert figures["bit_equal"]
+
+
+POD = """
+import sys, jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from mixjax.models import hf, mesh
+with jax.set_mesh(mesh.make_mesh(4, 2)):
+  model = hf.load_llava(sys.argv[3])
+  assert not model.text.embedding[...].is_fully_addressable
+  hf.save_llava(model, sys.argv[4], max_shard_size=3000, source=sys.argv[3])
+  again = hf.load_llava(sys.argv[4])  # written when save returns, whoever wrote it
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_load_and_save_one_model(tmp_path):
+  source = tmp_path / "source"
+  shutil.copytree(GOLDEN / "llava", source)
+  (source / "tokenizer.json").write_text("{}")
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  env = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    "PYTHONPATH": str(GOLDEN.parents[1]),
+  }
+  command = [sys.executable, "-c", POD, address]
+  jobs = [
+    subprocess.Popen([*command, str(i), str(source), str(tmp_path / "out")], env=env)
+    for i in range(2)
+  ]
+  assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+  assert_same(hf.load_llava(tmp_path / "out"), hf.load_llava(source))
+  assert (tmp_path / "out" / "tokenizer.json").exists()
+  assert not (tmp_path / "out" / ".part").exists()
