@@ -268,7 +268,7 @@ def test_scores_are_those_of_a_pass_over_each_answer(model, io):
   batch = io["ids"], io["mask"], io["features"], answers, given
   shapes = None, (4, 2)
   found = [jax.device_get(meshes.run(score_answers, model, *batch, shape=s)) for s in shapes]
-  for row in range(4):
+  for row in (0, 2):  # with and without an image
     prompt, answer = io["ids"][row][io["mask"][row]], answers[row, : lengths[row]]
     ids = np.concatenate([prompt, answer])[None]
     hidden = model(jnp.asarray(ids), io["features"][row : row + 1])

@@ -41,9 +41,10 @@ def part(
   index: tuple[slice, ...],
   device: jax.Device | None,
 ) -> jax.Array:
-  """The box `index` of a parameter on one device, by way of pieces along its first axis.
+  """The box `index` of a parameter on one device.
 
-  The device turns a piece from torch's layout and type to ours, so the host never does.
+  A box of more than PIECE bytes goes there in pieces along its first axis, in the type that it has
+  on disk, and is put together there.
   """
   if not index:
     return jax.device_put(np.array(views[0], dtype), device)
