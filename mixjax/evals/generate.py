@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, PyTree
 
 from mixjax.models.llava import Llava
 
@@ -14,7 +14,7 @@ def generate(
   model: Llava,
   ids: Int[Array, "b t"],
   mask: Bool[Array, "b t"] | None,
-  features: Float[Array, "b p c"],
+  features: PyTree[Array],
   max_new_tokens: int,
   eos_id: int,
 ) -> Int[Array, "b {max_new_tokens}"]:
@@ -37,7 +37,7 @@ def decode(
   parameters: nnx.State,
   ids: Int[Array, "b t"],
   mask: Bool[Array, "b t"],
-  features: Float[Array, "b p c"],
+  features: PyTree[Array],
   max_new_tokens: int,
   eos_id: int | Int[Array, ""],
 ) -> Int[Array, "b {max_new_tokens}"]:

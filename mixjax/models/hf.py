@@ -22,6 +22,7 @@ from mixjax.models import hf_keys
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.clip import Clip, ClipConfig
 from mixjax.models.llava import Llava, LlavaConfig
+from mixjax.models.llava_next import LlavaNext, LlavaNextConfig
 from mixjax.models.qwen2 import Qwen2, Qwen2Config
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -56,6 +57,20 @@ def load_llava(folder: str | os.PathLike, *, tower: bool = True, **running: Any)
   )
 
 
+def load_llava_next(folder: str | os.PathLike, *, tower: bool = True, **running: Any) -> LlavaNext:
+  """A LlavaNextForConditionalGeneration of Qwen2 and CLIP; without its vision tower if not `tower`.
+
+  `running` sets remat, unroll and dtype; ValueError if keys do not fit.
+  """
+  config = LlavaNextConfig.from_hf(read_config(folder), **running)
+  return load(
+    folder,
+    lambda: LlavaNext(config, rngs=nnx.Rngs(0), tower=tower),
+    hf_keys.llava_next_table(config, tower),
+    unread=None if tower else r"^vision_tower\.",
+  )
+
+
 def save_qwen2(model: Qwen2, folder: str | os.PathLike, dtype: str = "float32") -> None:
   """Writes what `Qwen2ForCausalLM.from_pretrained` reads, parameters as `dtype`."""
   save(model, folder, hf_keys.qwen2_table(model.config), dtype)
@@ -74,6 +89,16 @@ def save_llava(model: Llava, folder: str | os.PathLike, dtype: str = "float32") 
   if model.vision is None:
     raise ValueError("the Llava layout needs a vision tower: set model.vision before saving")
   save(model, folder, hf_keys.llava_table(model.config, tower=True), dtype)
+
+
+def save_llava_next(model: LlavaNext, folder: str | os.PathLike, dtype: str = "float32") -> None:
+  """Writes what `LlavaNextForConditionalGeneration.from_pretrained` reads, parameters as `dtype`.
+
+  Raises ValueError for a model without its vision tower.
+  """
+  if model.vision is None:
+    raise ValueError("the LlavaNext layout needs a vision tower: set model.vision before saving")
+  save(model, folder, hf_keys.llava_next_table(model.config, tower=True), dtype)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
