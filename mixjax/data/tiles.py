@@ -66,7 +66,7 @@ def resized(image: Image.Image, size: Size) -> UInt8[np.ndarray, "h w 3"]:
 
 def rgb(image: Image.Image) -> Image.Image:
   """Red, green and blue; transparency is laid over white."""
-  if "A" in image.getbands() or "transparency" in image.info:
+  if "A" in image.getbands() or image.info.get("transparency") is not None:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
   return image.convert("RGB")

@@ -42,9 +42,8 @@ class LlavaNextConfig(LlavaConfig):
     if not config.get("use_image_newline_parameter", True):
       raise ValueError("use_image_newline_parameter is False; only True is supported")
     pinpoints = config.get("image_grid_pinpoints") or PINPOINTS
-    return dataclasses.replace(
-      super().from_hf(config, **running), pinpoints=tuple(tuple(size) for size in pinpoints)
-    )
+    shared = vars(LlavaConfig.from_hf(config, **running))
+    return cls(**shared, pinpoints=tuple(tuple(size) for size in pinpoints))
 
   def to_hf(self) -> dict[str, Any]:
     """The `config.json` of a LlavaNextForConditionalGeneration."""

@@ -191,7 +191,7 @@ def llava_next(
     tie_word_embeddings=tied,
   )
   model = randomised(transformers.LlavaNextForConditionalGeneration(config), seed)
-  sizes = np.array([[0, 37, 10], [0, 15, 41], [1, 64, 61], [3, 23, 97]])
+  sizes = np.array([[0, 60, 10], [0, 15, 41], [1, 64, 45], [3, 10, 60]])
   counts = [image_size_to_num_patches(size, pinpoints, side) for size in sizes[:, 1:]]
   tiles = random.integers(0, 256, (sum(counts), side, side, 3), np.uint8)
   mean, std = (np.array(value, np.float32) for value in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
