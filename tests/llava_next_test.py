@@ -17,6 +17,7 @@ from mixjax.models import clip, hf
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.anyres import PINPOINTS
 from mixjax.models.llava_next import LlavaNext, LlavaNextConfig, Tiles
+from mixjax.training import loss
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "llava_next"
 
@@ -170,6 +171,14 @@ def test_no_feature_leaves_its_device(model):
     text = jax.jit(moved).lower(*placed).compile().as_text()
   for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
     assert collective not in text
+
+
+def test_the_training_loss_takes_tiles(model):
+  ids, mask, loss_mask, pixels, index = batch_of(GOLDEN)
+  images = Tiles(model.encode_image(pixels), index)
+  batch = dict(ids=ids, mask=mask, loss_mask=loss_mask, features=images)
+  theirs = load_file(GOLDEN / "io.safetensors")["loss"]
+  np.testing.assert_allclose(loss.answer_loss(model, batch, 1), theirs, rtol=0, atol=1e-5)
 
 
 def test_it_generates_with_tiles(model):
