@@ -22,6 +22,7 @@ from mixjax.models import hf_arrays, hf_config, hf_files, hf_keys
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.clip import Clip, ClipConfig
 from mixjax.models.llava import Llava, LlavaConfig
+from mixjax.models.llava_next import LlavaNext, LlavaNextConfig
 from mixjax.models.qwen2 import Qwen2, Qwen2Config
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -70,6 +71,20 @@ def load_llava(folder: str | os.PathLike, *, tower: bool = True, **running: Any)
   )
 
 
+def load_llava_next(folder: str | os.PathLike, *, tower: bool = True, **running: Any) -> LlavaNext:
+  """A LlavaNextForConditionalGeneration of Qwen2 and CLIP; without its vision tower if not `tower`.
+
+  `running` sets remat, unroll and dtype; ValueError if keys do not fit.
+  """
+  config = hf_config.configured(folder, "llava_next", LlavaNextConfig, **running)
+  return load(
+    folder,
+    lambda: LlavaNext(config, rngs=nnx.Rngs(0), tower=tower),
+    hf_keys.llava_next_table(config, tower),
+    unread=None if tower else r"^vision_tower\.",
+  )
+
+
 def save_qwen2(
   model: Qwen2, folder: str | os.PathLike, dtype: str = "float32", **files: Any
 ) -> None:
@@ -92,6 +107,18 @@ def save_llava(
   if model.vision is None:
     raise ValueError("the Llava layout needs a vision tower: set model.vision before saving")
   save(model, folder, hf_keys.llava_table(model.config, tower=True), dtype, **files)
+
+
+def save_llava_next(
+  model: LlavaNext, folder: str | os.PathLike, dtype: str = "float32", **files: Any
+) -> None:
+  """Writes what `LlavaNextForConditionalGeneration.from_pretrained` reads; see `save`.
+
+  Raises ValueError for a model without its vision tower.
+  """
+  if model.vision is None:
+    raise ValueError("the LlavaNext layout needs a vision tower: set model.vision before saving")
+  save(model, folder, hf_keys.llava_next_table(model.config, tower=True), dtype, **files)
 
 
 def load(
