@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from mixjax.models import hf_arrays, hf_config, hf_files, hf_keys
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.clip import Clip, ClipConfig
+from mixjax.models.hf_config import read_config as read_config
 from mixjax.models.llava import Llava, LlavaConfig
 from mixjax.models.llava_next import LlavaNext, LlavaNextConfig
 from mixjax.models.qwen2 import Qwen2, Qwen2Config
