@@ -1,44 +1,60 @@
 """Hugging Face folders in and out: config.json and safetensors, without torch.
 
 Loading is strict both ways: a missing, left-over or wrongly shaped key stops it, and the error
-lists every one. Parameters load as float32, straight to their place if a mesh is set.
+lists every one. Parameters load as float32, each shard straight to its device if a mesh is set: a
+host holds no more than a piece of a parameter beside what its own devices keep.
 """
 
-import json
+import functools
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from jax.experimental import multihost_utils
 
-from mixjax.models import hf_keys
+from mixjax.models import hf_arrays, hf_config, hf_files, hf_keys
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.clip import Clip, ClipConfig
+from mixjax.models.hf_config import read_config as read_config
 from mixjax.models.llava import Llava, LlavaConfig
+from mixjax.models.llava_next import LlavaNext, LlavaNextConfig
 from mixjax.models.qwen2 import Qwen2, Qwen2Config
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 # Buffers, not parameters, in files from before transformers 4.31.
 BUFFERS = r"\.(position_ids|rotary_emb\.inv_freq)$"
+# What goes with weights and is not ours to make.
+COMPANIONS = (
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "vocab.json",
+  "merges.txt",
+  "added_tokens.json",
+  "special_tokens_map.json",
+  "chat_template.jinja",
+  "chat_template.json",
+  "preprocessor_config.json",
+  "processor_config.json",
+)
 
 
 def load_qwen2(folder: str | os.PathLike, **running: Any) -> Qwen2:
   """A Qwen2ForCausalLM. `running` sets remat, unroll and dtype; ValueError if keys do not fit."""
-  config = Qwen2Config.from_hf(read_config(folder), **running)
+  config = hf_config.configured(folder, "qwen2", Qwen2Config, **running)
   return load(folder, lambda: Qwen2(config, rngs=nnx.Rngs(0)), hf_keys.qwen2_table(config))
 
 
 def load_clip(folder: str | os.PathLike, **running: Any) -> Clip:
   """A CLIPModel. `running` sets remat, unroll and dtype; ValueError if keys do not fit."""
-  config = ClipConfig.from_hf(read_config(folder), **running)
+  config = hf_config.configured(folder, "clip", ClipConfig, **running)
   return load(folder, lambda: Clip(config, rngs=nnx.Rngs(0)), hf_keys.clip_table(config))
 
 
@@ -47,7 +63,7 @@ def load_llava(folder: str | os.PathLike, *, tower: bool = True, **running: Any)
 
   `running` sets remat, unroll and dtype; ValueError if keys do not fit.
   """
-  config = LlavaConfig.from_hf(read_config(folder), **running)
+  config = hf_config.configured(folder, "llava", LlavaConfig, **running)
   return load(
     folder,
     lambda: Llava(config, rngs=nnx.Rngs(0), tower=tower),
@@ -56,28 +72,54 @@ def load_llava(folder: str | os.PathLike, *, tower: bool = True, **running: Any)
   )
 
 
-def save_qwen2(model: Qwen2, folder: str | os.PathLike, dtype: str = "float32") -> None:
-  """Writes what `Qwen2ForCausalLM.from_pretrained` reads, parameters as `dtype`."""
-  save(model, folder, hf_keys.qwen2_table(model.config), dtype)
+def load_llava_next(folder: str | os.PathLike, *, tower: bool = True, **running: Any) -> LlavaNext:
+  """A LlavaNextForConditionalGeneration of Qwen2 and CLIP; without its vision tower if not `tower`.
+
+  `running` sets remat, unroll and dtype; ValueError if keys do not fit.
+  """
+  config = hf_config.configured(folder, "llava_next", LlavaNextConfig, **running)
+  return load(
+    folder,
+    lambda: LlavaNext(config, rngs=nnx.Rngs(0), tower=tower),
+    hf_keys.llava_next_table(config, tower),
+    unread=None if tower else r"^vision_tower\.",
+  )
 
 
-def save_clip(model: Clip, folder: str | os.PathLike, dtype: str = "float32") -> None:
-  """Writes what `CLIPModel.from_pretrained` reads, parameters as `dtype`."""
-  save(model, folder, hf_keys.clip_table(model.config), dtype)
+def save_qwen2(
+  model: Qwen2, folder: str | os.PathLike, dtype: str = "float32", **files: Any
+) -> None:
+  """Writes what `Qwen2ForCausalLM.from_pretrained` reads; see `save`."""
+  save(model, folder, hf_keys.qwen2_table(model.config), dtype, **files)
 
 
-def save_llava(model: Llava, folder: str | os.PathLike, dtype: str = "float32") -> None:
-  """Writes what `LlavaForConditionalGeneration.from_pretrained` reads, parameters as `dtype`.
+def save_clip(model: Clip, folder: str | os.PathLike, dtype: str = "float32", **files: Any) -> None:
+  """Writes what `CLIPModel.from_pretrained` reads; see `save`."""
+  save(model, folder, hf_keys.clip_table(model.config), dtype, **files)
+
+
+def save_llava(
+  model: Llava, folder: str | os.PathLike, dtype: str = "float32", **files: Any
+) -> None:
+  """Writes what `LlavaForConditionalGeneration.from_pretrained` reads; see `save`.
 
   Raises ValueError for a model without its vision tower.
   """
   if model.vision is None:
     raise ValueError("the Llava layout needs a vision tower: set model.vision before saving")
-  save(model, folder, hf_keys.llava_table(model.config, tower=True), dtype)
+  save(model, folder, hf_keys.llava_table(model.config, tower=True), dtype, **files)
 
 
-def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-  return json.loads((pathlib.Path(folder) / "config.json").read_text())
+def save_llava_next(
+  model: LlavaNext, folder: str | os.PathLike, dtype: str = "float32", **files: Any
+) -> None:
+  """Writes what `LlavaNextForConditionalGeneration.from_pretrained` reads; see `save`.
+
+  Raises ValueError for a model without its vision tower.
+  """
+  if model.vision is None:
+    raise ValueError("the LlavaNext layout needs a vision tower: set model.vision before saving")
+  save(model, folder, hf_keys.llava_next_table(model.config, tower=True), dtype, **files)
 
 
 def load(
@@ -86,55 +128,77 @@ def load(
   table: hf_keys.Table,
   unread: str | None = None,
 ) -> Model:
-  """The model of `build` with the parameters of a folder; keys matching `unread` stay on disk."""
+  """The model of `build` with the parameters of a folder; keys matching `unread` stay on disk.
+
+  Raises ValueError with everything that is wrong: files, keys, shapes and types.
+  """
   rows = {path: (key, layout) for path, key, layout in table}
   leaves, structure = jax.tree_util.tree_flatten_with_path(jax.eval_shape(build))
+  leaves = [(mesh_lib.dotted(path), leaf) for path, leaf in leaves]
   wanted = {}
   for path, leaf in leaves:
-    key, layout = rows[mesh_lib.dotted(path)]
+    key, layout = rows[path]
     for name, shape in spread(key, leaf.shape):
       wanted[name] = layout.shape(shape)
-  with Folder(folder) as files:
-    found = files.shapes()
-    if unread:
-      found = {key: shape for key, shape in found.items() if not re.search(unread, key)}
-    check(folder, wanted, found)
-    mesh = jax.sharding.get_mesh()
-    values = []
+  found, problems = hf_files.contents(folder)
+  ignored = "|".join(filter(None, [BUFFERS, unread]))
+  # Files from before transformers 4.52 have one more level in the tower.
+  new = {key: key.replace("vision_tower.vision_model.", "vision_tower.") for key in found}
+  problems += [f"twice, old and new name: {new[k]}" for k in new if new[k] != k and new[k] in new]
+  found = {new[key]: found[key] for key in found if not re.search(ignored, new[key])}
+  problems += mismatches(wanted, found) if found else []
+  if problems:
+    hf_config.refuse(folder, problems)
+  mesh = jax.sharding.get_mesh()
+  values = []
+  with jax.set_mesh(hf_arrays.NO_MESH):
     for path, leaf in leaves:
-      path = mesh_lib.dotted(path)
       key, layout = rows[path]
-      parts = [
-        layout.from_torch(files.read(name), shape).astype(np.float32)
-        for name, shape in spread(key, leaf.shape)
-      ]
-      value = np.stack(parts) if "{}" in key else parts[0]
-      where = None if mesh.empty else mesh_lib.placement(path, value.shape, mesh)
-      values.append(jnp.asarray(value) if where is None else jax.device_put(value, where))
+      views = [layout.from_torch(found[name], shape) for name, shape in spread(key, leaf.shape)]
+      where = None if mesh.empty else mesh_lib.placement(path, leaf.shape, mesh)
+      values.append(hf_arrays.placed(views, "{}" in key, leaf, where))
   return jax.tree.unflatten(structure, values)
 
 
 def save(
-  model: nnx.Module, folder: str | os.PathLike, table: hf_keys.Table, dtype: str = "float32"
+  model: nnx.Module,
+  folder: str | os.PathLike,
+  table: hf_keys.Table,
+  dtype: str = "float32",
+  *,
+  max_shard_size: int = 5 * 10**9,
+  source: str | os.PathLike | None = None,
 ) -> None:
-  """Writes config.json and model.safetensors, each whole or not at all."""
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  """Writes config.json and the parameters as `dtype`, whole or not at all.
+
+  Weights of more than `max_shard_size` bytes go into several files with an index. `source` is a
+  folder whose tokenizer, processor and generation_config.json are copied; entries of its
+  config.json that the model has no use for are kept. On a pod every process calls this, and the
+  first one writes. Raises ValueError if `source` has nothing to copy, or says otherwise.
+  """
+  config = hf_config.exported(model.config, dtype, source)
+  companions = []
+  if source is not None:
+    companions = [pathlib.Path(source) / name for name in COMPANIONS]
+    companions = [path for path in companions if path.exists()]
+    if not companions:
+      raise ValueError(f"{source} has no tokenizer, processor or generation_config.json to copy")
   rows = {path: (key, layout) for path, key, layout in table}
-  tensors = {}
+  tensors = []
   for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]:
     key, layout = rows[mesh_lib.dotted(path)]
-    value = np.asarray(leaf)
-    parts = value if "{}" in key else [value]
-    for (name, _), part in zip(spread(key, value.shape), parts, strict=True):
-      tensors[name] = np.array(layout.to_torch(part), jnp.dtype(dtype), order="C")
-  part = folder / "model.safetensors.part"
-  save_file(tensors, part, metadata={"format": "pt"})
-  part.rename(folder / "model.safetensors")
-  config = {**model.config.to_hf(), "dtype": dtype, "torch_dtype": dtype}
-  part = folder / "config.json.part"
-  part.write_text(json.dumps(config, indent=2) + "\n")
-  part.rename(folder / "config.json")
+    for layer, (name, shape) in enumerate(spread(key, leaf.shape)):
+      which = layer if "{}" in key else None
+      fetch = functools.partial(hf_arrays.fetched, leaf, which, layout, dtype)
+      tensors.append(hf_files.Tensor(name, layout.shape(shape), fetch))
+  writes = jax.process_index() == 0
+  with jax.set_mesh(hf_arrays.NO_MESH), hf_files.replacing(folder, writes) as new:
+    hf_files.write(new, tensors, dtype, max_shard_size, writes)
+    if writes:
+      for path in companions:
+        shutil.copyfile(path, new / path.name)
+      hf_files.write_json(new / "config.json", config)
+  multihost_utils.sync_global_devices("saved")
 
 
 def spread(key: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
@@ -144,52 +208,18 @@ def spread(key: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]
   return [(key.format(layer), shape[1:]) for layer in range(shape[0])]
 
 
-def check(folder: str | os.PathLike, wanted: dict, found: dict) -> None:
-  """Raises ValueError with every missing, left-over and wrongly shaped key."""
+def mismatches(wanted: dict[str, tuple[int, ...]], found: hf_files.Arrays) -> list[str]:
+  """Every missing, left-over, wrongly shaped and wrongly typed key."""
   problems = [f"missing: {key} {wanted[key]}" for key in sorted(wanted.keys() - found.keys())]
-  problems += [f"left over: {key} {found[key]}" for key in sorted(found.keys() - wanted.keys())]
+  known = {key: array for key, array in found.items() if array is not None}
   problems += [
-    f"wrong shape: {key} is {found[key]}, config.json asks for {wanted[key]}"
-    for key in sorted(wanted.keys() & found.keys())
-    if wanted[key] != found[key]
+    f"left over: {key} {known[key].shape}" for key in sorted(known.keys() - wanted.keys())
   ]
-  if problems:
-    raise ValueError(
-      f"{folder} does not hold the model of its config.json:\n  " + "\n  ".join(problems)
-    )
-
-
-class Folder:
-  """The safetensors files of a folder, read one array at a time."""
-
-  def __init__(self, folder: str | os.PathLike):
-    folder = pathlib.Path(folder)
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-      names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-      names = ["model.safetensors"]
-    self.paths = [folder / name for name in names]
-
-  def __enter__(self) -> "Folder":
-    self.files = [safe_open(path, framework="np") for path in self.paths]
-    self.where = {}
-    for file in self.files:
-      for key in sorted(file.keys()):
-        if not re.search(BUFFERS, key):
-          # Files from before transformers 4.52 have one more level in the tower.
-          self.where[key.replace("vision_tower.vision_model.", "vision_tower.")] = file, key
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self.files.clear()
-    self.where.clear()
-
-  def shapes(self) -> dict[str, tuple[int, ...]]:
-    return {
-      name: tuple(file.get_slice(key).get_shape()) for name, (file, key) in self.where.items()
-    }
-
-  def read(self, name: str) -> np.ndarray:
-    file, key = self.where[name]
-    return file.get_tensor(key)
+  for key in sorted(wanted.keys() & known.keys()):
+    if known[key].shape != wanted[key]:
+      problems.append(
+        f"wrong shape: {key} is {known[key].shape}, config.json asks for {wanted[key]}"
+      )
+    if not jnp.issubdtype(known[key].dtype, jnp.floating):
+      problems.append(f"wrong type: {key} is {known[key].dtype}, not floating point")
+  return problems

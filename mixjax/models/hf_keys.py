@@ -11,6 +11,7 @@ import numpy as np
 
 from mixjax.models.clip_config import ClipConfig, ClipVisionConfig
 from mixjax.models.llava import LlavaConfig
+from mixjax.models.llava_next import LlavaNextConfig
 from mixjax.models.qwen2 import Qwen2Config
 
 Shape = tuple[int, ...]
@@ -146,6 +147,10 @@ def llava_table(config: LlavaConfig, tower: bool) -> Table:
   if tower:
     table += under("vision", "vision_tower", clip_vision_table(config.vision))
   return table
+
+
+def llava_next_table(config: LlavaNextConfig, tower: bool) -> Table:
+  return [*llava_table(config, tower), ("image_newline", "image_newline", SAME)]
 
 
 def under(ours: str, theirs: str, table: Table) -> Table:

@@ -42,6 +42,12 @@ def flat(x: Array, keep: int) -> Array:
   return jnp.reshape(x, shape, out_sharding=sharding_with(x, *kept, keep=1))
 
 
+def undivided(x: Array) -> Array:
+  """x with its last axis whole on each device; x itself without an explicit mesh."""
+  sharding = sharding_with(x, None, keep=-1)
+  return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
 def split_like(x: Array, other: Array) -> Array:
   """x split over devices as `other` is; x itself without an explicit mesh."""
   sharding = sharding_with(other)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mixjax.models import layers
 from mixjax.models.clip import ClipVision, ClipVisionConfig
@@ -34,12 +34,16 @@ class LlavaConfig:
       "vision_feature_select_strategy": "default",
       "multimodal_projector_bias": True,
     }
-    for name, supported in wanted.items():
-      if config.get(name, supported) != supported:
-        raise ValueError(f"{name} is {config[name]!r}; only {supported!r} is supported")
+    odd = [
+      f"{name} is {config[name]!r}; only {supported!r} is supported"
+      for name, supported in wanted.items()
+      if config.get(name, supported) != supported
+    ]
     layer = config.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
-      raise ValueError(f"vision_feature_layer is {layer!r}; only one layer is supported")
+      odd.append(f"vision_feature_layer is {layer!r}; only one layer is supported")
+    if odd:
+      raise ValueError("\n".join(odd))
     text = dict(config["text_config"])
     text["tie_word_embeddings"] = bool(
       config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
@@ -95,22 +99,27 @@ class Llava(nnx.Module):
       raise ValueError("there is no vision tower: build with tower=True, or use cached features")
     return self.vision.features(pixels, self.config.feature_layer)
 
-  def embed(self, ids: Int[Array, "b t"], features: Float[Array, "b p c"]) -> Float[Array, "b t d"]:
-    """Token embeddings with the i-th image token of a row replaced by its i-th projected feature.
+  def embed(self, ids: Int[Array, "b t"], features: PyTree[Array]) -> Float[Array, "b t d"]:
+    """Token embeddings with the i-th image token of a row replaced by what `shown` has for it.
 
-    A row holds p image tokens or none; its features are then ignored, but must be finite.
+    A row holds all its image tokens or none; its features are then ignored, but must be finite.
     """
     image = ids == self.config.image_token_id
-    order = jnp.clip(jnp.cumsum(image, axis=1) - 1, 0, features.shape[1] - 1)
     x = self.text.embed(ids)
-    projected = self.projector(features.astype(x.dtype))
-    patches = jnp.take_along_axis(projected, order[:, :, None], axis=1)
-    return jnp.where(image[:, :, None], patches, x)
+    return jnp.where(image[:, :, None], self.shown(features, image, x.dtype), x)
+
+  def shown(
+    self, features: Float[Array, "b p c"], image: Bool[Array, "b t"], dtype: jnp.dtype
+  ) -> Float[Array, "b t d"]:
+    """Projected features where `image` marks image tokens, in order; anything elsewhere."""
+    order = jnp.clip(jnp.cumsum(image, axis=1) - 1, 0, features.shape[1] - 1)
+    projected = self.projector(features.astype(dtype))
+    return jnp.take_along_axis(projected, order[:, :, None], axis=1)
 
   def __call__(
     self,
     ids: Int[Array, "b t"],
-    features: Float[Array, "b p c"],
+    features: PyTree[Array],
     positions: Int[Array, "#b t"] | None = None,
     mask: Bool[Array, "b t"] | None = None,
   ) -> Float[Array, "b t d"]:

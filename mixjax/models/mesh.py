@@ -27,6 +27,7 @@ PLACEMENTS = (
   (r"embedding|head", P("model", "data")),
   (r"(o|down)\.bias|\w*norm\.(scale|bias)", P()),
   (r"class_embedding|positions|(patch|stem\.\d+)\.kernel|\w+_projection\.kernel|logit_scale", P()),
+  (r"image_newline", P()),
 )
 
 

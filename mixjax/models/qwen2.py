@@ -61,9 +61,11 @@ class Qwen2Config:
       "use_sliding_window": (config["use_sliding_window"], False),
       "rope type": (rope.get("rope_type", rope.get("type", "default")), "default"),
     }
-    for name, (found, supported) in wanted.items():
-      if found != supported:
-        raise ValueError(f"{name} is {found!r}; only {supported!r} is supported")
+    odd = [
+      f"{k} is {v!r}; only {good!r} is supported" for k, (v, good) in wanted.items() if v != good
+    ]
+    if odd:
+      raise ValueError("\n".join(odd))
     names = {field.name for field in dataclasses.fields(cls)} - {"rope_theta", *RUNNING}
     theta = rope.get("rope_theta", config.get("rope_theta", 1e4))
     made = cls(**{name: config[name] for name in names}, rope_theta=float(theta), **running)

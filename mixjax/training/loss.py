@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mixjax.models import layers
 from mixjax.models.llava import Llava
 
 Batch = dict[str, Array]
@@ -26,7 +27,7 @@ def token_nll(
   hidden = model(batch["ids"], batch["features"], mask=batch["mask"])
   logits = model.logits(hidden[:, loss_from - 1 : -1]).astype(jnp.float32)
   targets = batch["ids"][:, loss_from:]
-  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  chosen = jnp.take_along_axis(layers.undivided(logits), targets[..., None], axis=-1)[..., 0]
   nll = jax.nn.logsumexp(logits, axis=-1) - chosen
   return nll, batch["loss_mask"][:, loss_from:], jnp.argmax(logits, axis=-1) == targets
 

@@ -7,11 +7,15 @@ inputs and outputs. Tests call the same functions with other seeds when torch is
 """
 
 import pathlib
+import re
+import tempfile
 
 import numpy as np
 import torch
 import transformers
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 QWEN2 = dict(
   vocab_size=40,
@@ -44,6 +48,7 @@ TEXT = dict(
   eos_token_id=37,
 )
 IMAGE, PATCHES, NEW_TOKENS = 39, 9, 8
+SLOPES = r"image_newline|projector|patch_embedding|embed_tokens"
 
 
 def randomised(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -157,9 +162,96 @@ def llava(folder: pathlib.Path, seed: int) -> None:
   )
 
 
+def llava_next(
+  folder: pathlib.Path,
+  seed: int,
+  text: dict = QWEN2,
+  vision: dict = VISION,
+  tied: bool = True,
+  slopes: str = "",
+) -> None:
+  """Pictures of odd sizes, two of them in row 0 and none in row 2; rows are padded on the right.
+
+  Tiles are random all over, so that a patch of padding where none belongs shows. `sizes` holds row,
+  height and width of each picture, `tiles` all their tiles one after another. Of the gradient of
+  the answer loss, those parameters are kept whose key holds the pattern `slopes`.
+  """
+  random = np.random.default_rng(seed)
+  side = vision["image_size"]
+  pinpoints = [[a * side, b * side] for a, b in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+  config = transformers.LlavaNextConfig(
+    vision_config=transformers.CLIPVisionConfig(**vision),
+    text_config=transformers.Qwen2Config(
+      **text, tie_word_embeddings=tied, bos_token_id=None, eos_token_id=None
+    ),
+    image_token_index=IMAGE,
+    image_seq_length=(side // vision["patch_size"]) ** 2,
+    image_grid_pinpoints=pinpoints,
+    vision_feature_layer=-2,
+    tie_word_embeddings=tied,
+  )
+  model = randomised(transformers.LlavaNextForConditionalGeneration(config), seed)
+  sizes = np.array([[0, 60, 10], [0, 15, 41], [1, 64, 45], [3, 10, 60]])
+  counts = [image_size_to_num_patches(size, pinpoints, side) for size in sizes[:, 1:]]
+  tiles = random.integers(0, 256, (sum(counts), side, side, 3), np.uint8)
+  mean, std = (np.array(value, np.float32) for value in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+  pixels = np.zeros((len(sizes), max(counts), side, side, 3), np.float32)
+  for image, part in zip(pixels, np.split(tiles, np.cumsum(counts)[:-1]), strict=True):
+    image[: len(part)] = (part.astype(np.float32) / 255 - mean) / std
+  images = dict(
+    pixel_values=torch.tensor(pixels.transpose(0, 1, 4, 2, 3)),
+    image_sizes=torch.tensor(sizes[:, 1:]),
+  )
+  with torch.no_grad():
+    tokens = [len(image) for image in model.get_image_features(**images).pooler_output]
+
+  words = lambda count: random.integers(0, 38, count)  # noqa: E731
+  rows = []
+  for row in range(4):
+    parts = [words(2)]
+    for count in (n for n, size in zip(tokens, sizes, strict=True) if size[0] == row):
+      parts += [np.full(count, IMAGE), words(2)]
+    rows.append(np.concatenate([*parts, words(4 + row)]))
+  ids = np.zeros((4, max(map(len, rows))), np.int64)
+  mask, loss_mask = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+  for row, said in enumerate(rows):
+    ids[row, : len(said)] = said
+    mask[row, : len(said)] = True
+    loss_mask[row, len(said) - 4 - row : len(said)] = True
+
+  out = model(
+    input_ids=torch.tensor(ids),
+    attention_mask=torch.tensor(mask.astype(int)),
+    labels=torch.tensor(np.where(loss_mask, ids, -100)),
+    **images,
+  )
+  out.loss.backward()
+  arrays = {
+    "sizes": sizes,
+    "tiles": tiles,
+    "tokens": np.array(tokens),
+    "ids": ids,
+    "mask": mask,
+    "loss_mask": loss_mask,
+    "logits": out.logits.detach().numpy()[mask],
+    "loss": out.loss.detach().numpy(),
+  }
+  write(folder, model, arrays)
+  for parameter in model.parameters():  # those that no answer depends on have no gradient
+    slope = parameter.grad
+    parameter.data.copy_(torch.zeros_like(parameter) if slope is None else slope)
+  with tempfile.TemporaryDirectory() as scratch:
+    model.save_pretrained(scratch)  # renames the parameters, and so their slopes
+    for key, value in load_file(f"{scratch}/model.safetensors").items():
+      if re.search(slopes, key):
+        arrays[f"slope {key}"] = value
+  save_file(arrays, folder / "io.safetensors")
+
+
 if __name__ == "__main__":
   here = pathlib.Path(__file__).parent
   qwen2(here / "qwen2_tied", seed=1, tied=True)
   qwen2(here / "qwen2_untied", seed=2, tied=False)
   clip(here / "clip", seed=3)
   llava(here / "llava", seed=4)
+  llava_next(here / "llava_next", seed=5, slopes=SLOPES)
