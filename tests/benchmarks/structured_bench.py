@@ -10,11 +10,16 @@ evidence of the runs, all means over seeds. `chosen` is the likelier of the two 
 
 import argparse
 import dataclasses
+import pathlib
+import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import spearmanr
+
+# The repository, where mixjax is not installed.
+sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from mixjax.search import structured, surrogate
 from mixjax.search.observations import Observations
