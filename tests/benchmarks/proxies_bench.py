@@ -9,9 +9,14 @@ range). Compilation is not counted; batches are random tokens of the gallery's s
 import argparse
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
+
+# The repository, where mixjax is not installed.
+ROOT = str(pathlib.Path(__file__).parents[2])
+sys.path.append(ROOT)
 
 from mixjax.jobs.pool import KEEP_MEMORY
 from mixjax.jobs.workers import ONE_THREAD
@@ -57,7 +62,7 @@ def work(way: str, proxies: int, steps: int) -> float:
 
 
 def launch(way: str, proxies: int, steps: int, core: int | None = None) -> subprocess.Popen:
-  env = os.environ | KEEP_MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.getcwd()}
+  env = os.environ | KEEP_MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": ROOT}
   if core is not None:
     env |= ONE_THREAD | {"MIXJAX_CORE": str(core)}
   command = [sys.executable, __file__, "--way", way, f"--proxies={proxies}", f"--steps={steps}"]
