@@ -114,7 +114,7 @@ def ragged(seed):
   return (ids, left), (rolled, right)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_64_tokens_match_torch(tied, tmp_path):
   torch = pytest.importorskip("torch")
   import transformers
@@ -167,7 +167,10 @@ def agree(tokens, shares):
   assert excess < scipy.stats.chi2.ppf(1 - 1e-6, kept.sum() - 1), (counts[kept], expected)
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.5, 0.8), (2.5, 0.5)])
+@pytest.mark.parametrize(
+  ("temperature", "top_p"),
+  [(1.5, 0.8), *(pytest.param(*odd, marks=pytest.mark.slow) for odd in ((1.0, 1.0), (2.5, 0.5)))],
+)
 def test_draws_follow_the_truncated_softmax(temperature, top_p, qwen2):
   draws = 4096
   prompt = np.array([5, 8, 13, 21])
@@ -223,6 +226,7 @@ def test_equal_keys_draw_equal_tokens(model, io):
   assert np.all(np.asarray(ended[0, 2:]) == int(once[0, 2]))
 
 
+@pytest.mark.slow
 def test_on_a_mesh_equal_keys_draw_equal_tokens(model, io):
   def draw(model, ids, mask, features):
     sampling = dict(temperature=0.9, top_p=0.9, key=jax.random.key(1))

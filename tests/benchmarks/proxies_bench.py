@@ -15,8 +15,7 @@ import sys
 import time
 
 # The repository, where mixjax is not installed.
-ROOT = str(pathlib.Path(__file__).parents[2])
-sys.path.append(ROOT)
+sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from mixjax.jobs.pool import KEEP_MEMORY
 from mixjax.jobs.workers import ONE_THREAD
@@ -62,7 +61,7 @@ def work(way: str, proxies: int, steps: int) -> float:
 
 
 def launch(way: str, proxies: int, steps: int, core: int | None = None) -> subprocess.Popen:
-  env = os.environ | KEEP_MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": ROOT}
+  env = os.environ | KEEP_MEMORY | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": sys.path[-1]}
   if core is not None:
     env |= ONE_THREAD | {"MIXJAX_CORE": str(core)}
   command = [sys.executable, __file__, "--way", way, f"--proxies={proxies}", f"--steps={steps}"]
