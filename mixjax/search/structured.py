@@ -7,9 +7,9 @@ hangs on combinations. The length-scale of a cell is the product of a common one
 concept, one of its task (of rank one) and a correction of its own.
 
 On synthetic scores over 10 x 5 cells (`tests/benchmarks/structured_bench.py`) 16 runs rank others
-nearly as well as 128 do with a flat kernel where concepts and tasks add up, and the squared error
-is a quarter to a half lower where similar cells help each other. Where five single cells are all
-that counts, it is behind at 16 runs (Spearman 0.52 against 0.75) and ahead from 32 on.
+as well as 64 do with a flat kernel where concepts and tasks add up, and the squared error is a
+fifth to a half lower where similar cells help each other. Where five single cells are all that
+counts, it is behind at 16 runs (Spearman 0.51 against 0.75), level at 32, with a lower error.
 """
 
 import dataclasses
