@@ -202,13 +202,19 @@ class Qwen2(nnx.Module):
     x, _ = layers.scan_layers(body, x, self.layers, remat=config.remat, unroll=config.unroll)
     return self.norm(x)
 
-  def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-    """Next-token logits, float32."""
-    table = self.embedding if self.head is None else self.head
-    kernel = layers.gathered(table, hidden.dtype)
-    out = layers.sharding_with(hidden, layers.axes_of(kernel)[0], keep=-1)
+  def table(self, dtype: jnp.dtype) -> Float[Array, "v d"]:
+    """The rows that score each token, in the type of the computation."""
+    return layers.gathered(self.embedding if self.head is None else self.head, dtype)
+
+  def logits(
+    self, hidden: Float[Array, "*b d"], table: Float[Array, "v d"] | None = None
+  ) -> Float[Array, "*b v"]:
+    """Next-token logits, float32; `table` spares gathering it anew where that is done already."""
+    if table is None:
+      table = self.table(hidden.dtype)
+    out = layers.sharding_with(hidden, layers.axes_of(table)[0], keep=-1)
     return jnp.einsum(
-      "...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32, out_sharding=out
+      "...d,vd->...v", hidden, table, preferred_element_type=jnp.float32, out_sharding=out
     )
 
   def init_cache(self, batch: int, length: int) -> Cache:
