@@ -209,14 +209,23 @@ class Qwen2(nnx.Module):
     x, _ = layers.scan_layers(body, x, self.layers, remat=config.remat, unroll=config.unroll)
     return self.norm(x)
 
-  def table(self, dtype: jnp.dtype) -> Float[Array, "v d"]:
-    """The rows that score each token, in the type of the computation."""
-    return layers.gathered(self.embedding if self.head is None else self.head, dtype)
+  def table(self, dtype: jnp.dtype, tokens: int | None = None) -> Float[Array, "v d"]:
+    """The rows that score each token, in the type of the computation.
+
+    Where fewer `tokens` than these are to be scored, it is less to send all tokens to the table's
+    slices than the table to the tokens: the vocabulary is then split over `data` too.
+    """
+    table = self.embedding if self.head is None else self.head
+    if tokens is not None and tokens < table.shape[0]:
+      split = layers.spread(table, dtype)
+      if split is not None:
+        return split
+    return layers.gathered(table, dtype, for_product=True)
 
   def logits(
     self, hidden: Float[Array, "*b d"], table: Float[Array, "v d"] | None = None
   ) -> Float[Array, "*b v"]:
-    """Next-token logits, float32; `table` spares gathering it anew where that is done already."""
+    """Next-token logits, float32; a `table` at hand spares making it anew."""
     if table is None:
       table = self.table(hidden.dtype)
     out = layers.sharding_with(hidden, layers.axes_of(table)[0], keep=-1)

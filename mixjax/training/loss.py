@@ -82,15 +82,19 @@ def chunked_nll(
     x = jnp.reshape(x, (x.shape[0], count, chunk, *x.shape[2:]), out_sharding=split)
     return jnp.swapaxes(x, 0, 1)
 
-  # Gathered once for all chunks, in the type of the computation; float32 holds it exactly.
-  table = text.table(hidden.dtype).astype(jnp.float32)
+  # Made once for all chunks, in the type of the computation; float32 holds it exactly.
+  table = text.table(hidden.dtype, tokens=targets.size).astype(jnp.float32)
+  over = layers.axes_of(table)[0]
+  vocabulary = layers.split_as(jnp.arange(table.shape[0]), over)
 
   @jax.checkpoint
   def add(total, part):
+    if isinstance(over, tuple):  # every device has a part of the vocabulary for all rows
+      part = jax.tree.map(layers.everywhere, part)
     hidden, targets, counted = part
     logits = text.logits(hidden, table.astype(hidden.dtype))
     # A comparison, unlike a gather, stays where the vocabulary is split over devices.
-    here = targets[..., None] == jnp.arange(logits.shape[-1])[None, None]
+    here = targets[..., None] == vocabulary[None, None]
     chosen = jnp.sum(jnp.where(here, logits, 0), axis=-1)
     nll = jax.nn.logsumexp(logits, axis=-1) - chosen
     return total + jnp.sum(nll * counted), None
