@@ -45,9 +45,8 @@ TINY = plan.PlanConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def planned():
-  """(the plan of a tiny step on a 4x2 mesh, its compiled program, its abstract state)."""
+def recorded(config):
+  """(the plan of a config with the tiny sizes, its compiled program, abstract state and text)."""
   kept = {}
 
   class Keeping:
@@ -60,14 +59,19 @@ def planned():
 
   def lower(*args, real=plan.lower):
     lowered, state, batch = real(*args)
-    kept.update(state=state, text=lowered.as_text())
+    kept.update(state=state, batch=batch, text=lowered.as_text())
     return Keeping(lowered), state, batch
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(sizes.TEXT, TINY.model, TEXT)
-    patch.setitem(sizes.VISION, TINY.vision, VISION)
+    patch.setitem(sizes.TEXT, config.model, TEXT)
+    patch.setitem(sizes.VISION, config.vision, VISION)
     patch.setattr(plan, "lower", lower)
-    return plan.plan(TINY), kept
+    return plan.plan(config), kept
+
+
+@pytest.fixture(scope="module")
+def planned():
+  return recorded(TINY)
 
 
 def test_a_plan_says_what_a_chip_holds(planned):
@@ -111,6 +115,20 @@ def test_no_large_array_of_the_step_is_replicated(planned):
       if matrix and "class" not in name and "patch" not in name:
         assert share == 1 / 8, name
       assert share <= 1 / 4 or leaf.size < total / 1000, name
+
+
+def test_proxies_share_a_program_and_never_speak_to_each_other(planned):
+  many, kept = recorded(dataclasses.replace(TINY, proxies=4, tensor=1, batch=2, seq=32))
+  assert many["mesh"] == {"proxy": 4, "data": 2, "model": 1}
+  for leaf in jax.tree.leaves((kept["state"], kept["batch"])):
+    assert leaf.shape[0] == 4 and leaf.sharding.spec[0] == "proxy"
+  left, _ = kept["compiled"].output_shardings
+  for leaf, sharding in zip(jax.tree.leaves(kept["state"]), jax.tree.leaves(left), strict=True):
+    assert sharding.shard_shape(leaf.shape)[0] == 1
+  assert many["total_parameters"] == 4 * planned[0]["total_parameters"]
+  assert many["proxies"]["planned"] == 4 and many["proxies"]["fit_about"] > 4
+  sends = [line for line in kept["compiled"].as_text().splitlines() if "replica_groups=" in line]
+  assert sends and {collectives.group(line) for line in sends} <= {1, 2}
 
 
 def test_gradients_are_summed_where_they_are_scattered(planned):

@@ -114,7 +114,7 @@ def _sent(line: str, operation: re.Match, scattered: bool) -> int:
   ]
   # The result of a start holds its operand and the array to come.
   size = max(sizes) if started else sum(sizes)
-  chips = _group(line)
+  chips = group(line)
   if kind == "collective-permute":
     return size
   if kind == "reduce-scatter" and not started:
@@ -123,8 +123,8 @@ def _sent(line: str, operation: re.Match, scattered: bool) -> int:
   return round(2 * share if kind == "all-reduce" and not scattered else share)
 
 
-def _group(line: str) -> int:
-  """How many chips take part in each group of a collective."""
+def group(line: str) -> int:
+  """How many chips take part in each group of the collective in a line of HLO."""
   if sized := _SIZED_GROUPS.search(line):
     return int(sized[1])
   if listed := _LISTED_GROUPS.search(line):

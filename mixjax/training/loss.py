@@ -88,7 +88,7 @@ def chunked_nll(
   vocabulary = layers.split_as(jnp.arange(table.shape[0]), over)
 
   @jax.checkpoint
-  def add(total, part):
+  def summed(_, part):
     if isinstance(over, tuple):  # every device has a part of the vocabulary for all rows
       part = jax.tree.map(layers.everywhere, part)
     hidden, targets, counted = part
@@ -97,9 +97,10 @@ def chunked_nll(
     here = targets[..., None] == vocabulary[None, None]
     chosen = jnp.sum(jnp.where(here, logits, 0), axis=-1)
     nll = jax.nn.logsumexp(logits, axis=-1) - chosen
-    return total + jnp.sum(nll * counted), None
+    return None, jnp.sum(nll * counted)
 
-  return jax.lax.scan(add, jnp.zeros(()), jax.tree.map(parts, (hidden, targets, counted)))[0]
+  _, sums = jax.lax.scan(summed, None, jax.tree.map(parts, (hidden, targets, counted)))
+  return jnp.sum(sums)
 
 
 def answer_scores(

@@ -31,7 +31,7 @@ class PlanConfig:
 
   model: str
   topology: str
-  batch: int  # rows, over all chips
+  batch: int  # rows over all chips, or of each proxy
   seq: int  # tokens in a row
   vision: str = "clip_l_336"
   image_tokens: int = 2928  # the most that LLaVA-NeXT makes of a picture: 5 tiles
@@ -42,12 +42,13 @@ class PlanConfig:
   attention: str = "auto"
   dtype: str = "bfloat16"
   frozen_tower: bool = False
+  proxies: int = 1  # models trained at once by one program, each on a mixture of its own
 
   def __post_init__(self):
     for name, known in (("model", sizes.TEXT), ("vision", sizes.VISION)):
       if getattr(self, name) not in known:
         raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
-    for name in ("batch", "seq", "tensor"):
+    for name in ("batch", "seq", "tensor", "proxies"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
 
@@ -66,15 +67,27 @@ class PlanConfig:
     )
 
 
-def lower(config: vlm.VlmConfig, mesh: Mesh, loss_chunk: int | None):
-  """(the lowered AdamW step on the mesh, its abstract state, its abstract batch)."""
+def lower(config: vlm.VlmConfig, mesh: Mesh, loss_chunk: int | None, proxies: int = 1):
+  """(the lowered AdamW step on the mesh, its abstract state, its abstract batch).
+
+  Several proxies have a leading axis in every array, split over the mesh's `proxy`.
+  """
   graphdef, params = nnx.split(nnx.eval_shape(lambda: vlm.Vlm(config, rngs=nnx.Rngs(0))))
   tx = make_optimizer(OptimizerConfig(), steps=1000)
   state = jax.eval_shape(lambda params: step.init_state(params, tx), params)
-  state = jax.tree.map(_placed, state, mesh_lib.shardings(state, mesh))
+
+  def place(leaf, sharding):
+    shape, spec = leaf.shape, sharding.spec
+    if proxies > 1:
+      shape, spec = (proxies, *shape), PartitionSpec("proxy", *spec)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+  state = jax.tree.map(place, state, mesh_lib.shardings(state, mesh))
   rows = NamedSharding(mesh, PartitionSpec("data"))
-  batch = jax.tree.map(lambda leaf: _placed(leaf, rows), config.batch_shapes())
+  batch = jax.tree.map(lambda leaf: place(leaf, rows), config.batch_shapes())
   update = step.descend(vlm.objective(graphdef, loss_chunk), tx)
+  if proxies > 1:
+    update = jax.vmap(update)
   with jax.set_mesh(mesh):
     return jax.jit(update, donate_argnums=0).lower(state, batch), state, batch
 
@@ -85,7 +98,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
   A step that does not fit is no error: `fits` is false, and `advice` says what would change that.
   """
   chip, devices = topology.devices(config.topology)
-  mesh = topology.make_mesh(devices, config.tensor)
+  mesh = topology.make_mesh(devices, config.tensor, config.proxies)
   data = mesh.shape["data"]
   if config.batch % data:
     raise ValueError(
@@ -93,7 +106,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
       f"or give tensor={config.tensor * data // math.gcd(config.batch, data)}"
     )
   model = config.vlm(devices[0].platform)
-  lowered, state, batch = lower(model, mesh, config.loss_chunk)
+  lowered, state, batch = lower(model, mesh, config.loss_chunk, config.proxies)
   held = {
     "parameters": _bytes_on_a_chip(state.params),
     "optimiser": _bytes_on_a_chip(state.opt_state),
@@ -102,7 +115,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
   flops = arithmetic.step_flops(
     model.text,
     model.vision,
-    batch=config.batch,
+    batch=config.batch * config.proxies,
     length=config.seq,
     tiles=config.tiles,
     layer=model.feature_layer,
@@ -112,7 +125,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     "topology": config.topology,
     "chip": chip.name,
     "chips": len(devices),
-    "mesh": {"data": data, "model": config.tensor},
+    "mesh": dict(mesh.shape),
     "total_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     "limit_gib": round(chip.limit_gib, 2),
     "flops": flops,
@@ -134,6 +147,15 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     temporaries = memory.temp_size_in_bytes
     sent = collectives.read(compiled.as_text())
   held["temporaries"] = temporaries
+  if config.proxies > 1:
+    # Memory grows with the proxies on a chip, and as many as fit on one fit on each.
+    parts = mesh.shape["proxy"]
+    here = config.proxies // parts
+    result["proxies"] = {
+      "planned": config.proxies,
+      "gib_each": float(f"{peak / here:.3g}"),
+      "fit_about": parts * int(chip.limit_gib / (peak / here)),
+    }
   gib = {kind: float(f"{size / GIB:.3g}") for kind, size in held.items()}
   return result | {
     "fits": sent is not None and peak <= chip.limit_gib,
@@ -193,6 +215,8 @@ def advise(
   scores = rows * text.num_attention_heads * config.seq**2 * 4 / config.tensor / GIB
   if text.attention == "xla" and config.seq >= 1024:
     advice.append(f"attention=splash: plain attention has {scores:.1f} GiB of scores a layer")
+  if config.proxies > 1:
+    advice.append("fewer proxies: see proxies.fit_about")
   if rows > 1:
     advice.append(f"batch={data}: one row a chip in place of {rows}")
   state = gib["parameters"] + gib["optimiser"]
@@ -217,10 +241,6 @@ def needed_gib(message: str) -> float | None:
     if found := re.search(pattern, message):
       return float(found[1]) * units[found[2]]
   return None
-
-
-def _placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _bytes_on_a_chip(tree: Any) -> int:

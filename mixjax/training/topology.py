@@ -6,6 +6,7 @@ a plan but the TPU's own compiler can be tried.
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 
@@ -63,7 +64,7 @@ def devices(topology: str) -> tuple[Chip, list[jax.Device]]:
     )
   if family == "cpu":
     found = jax.devices("cpu")
-    wanted = int(np.prod(sizes))
+    wanted = math.prod(sizes)
     if len(found) < wanted:
       raise ValueError(
         f"topology={topology} wants {wanted} devices and there are {len(found)}: set "
@@ -85,12 +86,16 @@ def devices(topology: str) -> tuple[Chip, list[jax.Device]]:
   return CHIPS[family], list(described.devices)
 
 
-def make_mesh(devices: list[jax.Device], model: int) -> Mesh:
-  """An explicit mesh of (data, model) over all devices; neighbours share `model`.
+def make_mesh(devices: list[jax.Device], model: int, proxies: int = 1) -> Mesh:
+  """An explicit mesh of (proxy, data, model) over all devices; neighbours share `model`.
 
-  Raises ValueError when the devices do not divide.
+  As many chips as divide them part the proxies; a lone model has no axis of that name. Raises
+  ValueError when the devices do not divide.
   """
   if len(devices) % model:
     raise ValueError(f"{len(devices)} chips do not divide by {model}: change tensor={model}")
-  grid = np.array(devices).reshape(-1, model)
-  return Mesh(grid, ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+  grid, names = np.array(devices).reshape(-1, model), ("data", "model")
+  if proxies > 1:
+    grid = grid.reshape(math.gcd(proxies, len(grid)), -1, model)
+    names = ("proxy", *names)
+  return Mesh(grid, names, axis_types=(AxisType.Explicit,) * len(names))
