@@ -20,19 +20,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 Layer = TypeVar("Layer", bound=nnx.Module)
+Axis = str | tuple[str, ...] | None  # the mesh axis, or axes, that split a dimension
 
 
-def sharding_with(x: Array, *axes: str | None, keep: int | None = None) -> NamedSharding | None:
+def sharding_with(x: Array, *axes: Axis, keep: int | None = None) -> NamedSharding | None:
   """The sharding of x's first `keep` axes (default all), then `axes`; None if no explicit mesh."""
   sharding = jax.typeof(x).sharding
   if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
     return None
-  return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:keep], *axes))
+  return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec.partitions[:keep], *axes))
 
 
-def axes_of(x: Array) -> Sequence[str | None]:
+def axes_of(x: Array) -> Sequence[Axis]:
   """The mesh axis of each of x's axes."""
-  return (*jax.typeof(x).sharding.spec, *[None] * x.ndim)[: x.ndim]
+  return (*jax.typeof(x).sharding.spec.partitions, *[None] * x.ndim)[: x.ndim]
 
 
 def flat(x: Array, keep: int) -> Array:
@@ -54,14 +55,43 @@ def split_like(x: Array, other: Array) -> Array:
   return x if sharding is None else jax.sharding.reshard(x, sharding)
 
 
-def gathered(weight: nnx.Param, dtype: jnp.dtype) -> Array:
-  """The weight in the type of the computation, gathered over `data`, which only stores it."""
+def gathered(weight: nnx.Param, dtype: jnp.dtype, *, for_product: bool = False) -> Array:
+  """The weight in the type of the computation, gathered over `data`, which only stores it.
+
+  If matrix products alone use it (`for_product`) its gradient is summed where it is scattered to
+  the slices, which sends half of what summing it whole on every device does.
+  """
   value = weight[...].astype(dtype)
   stored = sharding_with(value)
   if stored is None or "data" not in stored.spec:
     return value
-  used = PartitionSpec(*(None if axis == "data" else axis for axis in stored.spec))
+  axes = (None if axis == "data" else axis for axis in stored.spec)
+  used = PartitionSpec(*axes, reduced={"data"} if for_product else set())
   return jax.sharding.reshard(value, NamedSharding(stored.mesh, used))
+
+
+def spread(weight: nnx.Param, dtype: jnp.dtype) -> Array | None:
+  """The weight with `data` moved from its last axis to its first; None where that cannot be."""
+  value = weight[...].astype(dtype)
+  stored = sharding_with(value)
+  if stored is None or stored.spec[-1] != "data":
+    return None
+  first = tuple(axis for axis in (stored.spec[0], "data") if axis is not None)
+  if value.shape[0] % math.prod(stored.mesh.shape[axis] for axis in first):
+    return None
+  split = PartitionSpec(first, *[None] * (value.ndim - 1))
+  return jax.sharding.reshard(value, NamedSharding(stored.mesh, split))
+
+
+def split_as(x: Array, *axes: Axis) -> Array:
+  """x split over these mesh axes; x itself without an explicit mesh."""
+  split = sharding_with(x, *axes, keep=0)
+  return x if split is None else jax.sharding.reshard(x, split)
+
+
+def everywhere(x: Array) -> Array:
+  """x whole on every device; x itself without an explicit mesh."""
+  return split_as(x, *[None] * x.ndim)
 
 
 def normal(rngs: nnx.Rngs, shape: Sequence[int], fan_in: int) -> nnx.Param:
@@ -88,7 +118,7 @@ class Einsum(nnx.Module):
     self.bias = nnx.Param(jnp.zeros([sizes[axis] for axis in outputs[1:]])) if bias else None
 
   def __call__(self, x: Array) -> Array:
-    kernel = gathered(self.kernel, x.dtype)
+    kernel = gathered(self.kernel, x.dtype, for_product=True)
     leading, made = x.shape[: x.ndim - self.inputs], [kernel.shape[axis] for axis in self.made]
     axes = axes_of(kernel)
     split = [axes[axis] for axis in self.made]
@@ -155,9 +185,20 @@ def rotate(
 
 
 def embed(table: nnx.Param, ids: Array, dtype: jnp.dtype) -> Float[Array, "b t d"]:
-  """Rows of a table. An id outside the table gives NaN, so that it cannot pass unnoticed."""
-  rows = gathered(table, dtype)
-  return rows.at[ids].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding_with(ids, None))
+  """Rows of a table. An id outside the table gives NaN, so that it cannot pass unnoticed.
+
+  A table that `data` stores stays where it is: each device looks up all ids in its slice of the
+  width, and the devices exchange what they found, which is far less than the table.
+  """
+  rows = sharding_with(ids, None)
+  stored = sharding_with(table[...])
+  width = None if stored is None else axes_of(table[...])[1]
+  options = dict(mode="fill", fill_value=jnp.nan)
+  if width is None:
+    return gathered(table, dtype).at[ids].get(out_sharding=rows, **options)
+  found = NamedSharding(stored.mesh, PartitionSpec(None, None, width))
+  x = table[...].at[everywhere(ids)].get(out_sharding=found, **options).astype(dtype)
+  return jax.sharding.reshard(x, rows)
 
 
 def causal_mask(length: int, valid: Bool[Array, "b s"] | None) -> Bool[Array, "b 1 t s"]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from mixjax.models import layers
+from mixjax.models import clip_config, layers
 from mixjax.models.clip import ClipVision, ClipVisionConfig
 from mixjax.models.qwen2 import Qwen2, Qwen2Config
 
@@ -26,8 +26,8 @@ class LlavaConfig:
   def from_hf(cls, config: dict[str, Any], **running: Any) -> "LlavaConfig":
     """Reads the `config.json` of a LlavaForConditionalGeneration.
 
-    `running` sets remat, unroll and dtype of both networks. Raises ValueError for a variant that
-    this model does not compute.
+    `running` sets remat, unroll and dtype of both networks, and attention of the text's. Raises
+    ValueError for a variant that this model does not compute.
     """
     wanted = {
       "projector_hidden_act": "gelu",
@@ -48,9 +48,10 @@ class LlavaConfig:
     text["tie_word_embeddings"] = bool(
       config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
     )
+    shared = {name: running[name] for name in clip_config.RUNNING if name in running}
     return cls(
       text=Qwen2Config.from_hf(text, **running),
-      vision=ClipVisionConfig.from_hf(config["vision_config"], **running),
+      vision=ClipVisionConfig.from_hf(config["vision_config"], **shared),
       image_token_id=config.get("image_token_id", config.get("image_token_index", 32000)),
       feature_layer=layer,
     )

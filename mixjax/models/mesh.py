@@ -26,7 +26,8 @@ PLACEMENTS = (
   (r"projector\.down\.kernel", P("model", "data")),
   (r"embedding|head", P("model", "data")),
   (r"(o|down)\.bias|\w*norm\.(scale|bias)", P()),
-  (r"class_embedding|positions|(patch|stem\.\d+)\.kernel|\w+_projection\.kernel|logit_scale", P()),
+  (r"positions|patch\.kernel", P(None, "data")),
+  (r"class_embedding|stem\.\d+\.kernel|\w+_projection\.kernel|logit_scale", P()),
   (r"image_newline", P()),
 )
 

@@ -1,6 +1,7 @@
 """Qwen2, the language model (arXiv:2407.10671): one implementation for toy proxies and for 7B."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mixjax.models import layers
+from mixjax.models import attention, layers
 
 # Fields that say how a model runs, not what it is: no checkpoint carries them.
-RUNNING = ("remat", "unroll", "dtype")
+RUNNING = ("remat", "unroll", "dtype", "attention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Qwen2Config:
   remat: str | None = None  # a policy of jax.checkpoint_policies
   unroll: int = 1  # layers in one turn of the scan
   dtype: str = "float32"  # of activations; parameters are float32
+  attention: str = "xla"  # what computes it: see models/attention.py
 
   def __post_init__(self):
     if self.hidden_size % (2 * self.num_attention_heads):
@@ -49,7 +51,7 @@ class Qwen2Config:
 
   @classmethod
   def from_hf(cls, config: dict[str, Any], **running: Any) -> "Qwen2Config":
-    """Reads a Hugging Face `config.json` of either layout; `running` sets remat, unroll and dtype.
+    """Reads a Hugging Face `config.json` of either layout; `running` sets the fields of RUNNING.
 
     Raises ValueError for a variant that this model does not compute.
     """
@@ -126,7 +128,7 @@ class Attention(nnx.Module):
     self.v = layers.Einsum("zd,dkh->zkh", bias=True, rngs=rngs, **sizes)
     self.o = layers.Einsum("znh,nhd->zd", rngs=rngs, **sizes)
 
-  def __call__(self, x, angles, mask, cache=None, start=None):
+  def __call__(self, x, angles, attend, cache=None, start=None):
     """Output and the (keys, values) it attended to; with a cache x fills its slots from `start`."""
     q = layers.rotate(self.q(x), angles)
     k = layers.rotate(self.k(x), angles)
@@ -136,7 +138,7 @@ class Attention(nnx.Module):
         jax.lax.dynamic_update_slice_in_dim(layers.split_like(old, new), new, start, axis=1)
         for old, new in zip(cache, (k, v), strict=True)
       )
-    y = layers.attend(q, k, v, mask)
+    y = attend(q, k, v)
     return self.o(y), (k, v)
 
 
@@ -162,8 +164,8 @@ class Block(nnx.Module):
     self.mlp_norm = layers.RMSNorm(config.hidden_size, config.rms_norm_eps)
     self.mlp = FeedForward(config, rngs=rngs)
 
-  def __call__(self, x, angles, mask, cache=None, start=None):
-    y, kept = self.attention(self.attention_norm(x), angles, mask, cache, start)
+  def __call__(self, x, angles, attend, cache=None, start=None):
+    y, kept = self.attention(self.attention_norm(x), angles, attend, cache, start)
     x = x + y
     return x + self.mlp(self.mlp_norm(x)), kept
 
@@ -190,27 +192,47 @@ class Qwen2(nnx.Module):
     x: Float[Array, "b t d"],
     positions: Int[Array, "#b t"],
     mask: Bool[Array, "b t"] | None = None,
+    segments: Int[Array, "b t"] | None = None,
   ) -> Float[Array, "b t d"]:
-    """Hidden states after the final norm; tokens where `mask` is false are never looked at."""
+    """Hidden states after the final norm; tokens where `mask` is false are never looked at.
+
+    A packed row has `segments`, 0 for padding, and positions that start anew in each: its tokens
+    see those of their own segment alone.
+    """
     config = self.config
     angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)
-    visible = layers.causal_mask(x.shape[1], mask)
+    attend = attention.causal(x.shape[1], mask, segments, config.attention)
 
     def body(x, inputs):
       (block,) = inputs
-      return block(x, angles, visible)[0], None
+      return block(x, angles, attend)[0], None
 
     x = x.astype(config.dtype)
     x, _ = layers.scan_layers(body, x, self.layers, remat=config.remat, unroll=config.unroll)
     return self.norm(x)
 
-  def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-    """Next-token logits, float32."""
+  def table(self, dtype: jnp.dtype, tokens: int | None = None) -> Float[Array, "v d"]:
+    """The rows that score each token, in the type of the computation.
+
+    Where fewer `tokens` than these are to be scored, it is less to send all tokens to the table's
+    slices than the table to the tokens: the vocabulary is then split over `data` too.
+    """
     table = self.embedding if self.head is None else self.head
-    kernel = layers.gathered(table, hidden.dtype)
-    out = layers.sharding_with(hidden, layers.axes_of(kernel)[0], keep=-1)
+    if tokens is not None and tokens < table.shape[0]:
+      split = layers.spread(table, dtype)
+      if split is not None:
+        return split
+    return layers.gathered(table, dtype, for_product=True)
+
+  def logits(
+    self, hidden: Float[Array, "*b d"], table: Float[Array, "v d"] | None = None
+  ) -> Float[Array, "*b v"]:
+    """Next-token logits, float32; a `table` at hand spares making it anew."""
+    if table is None:
+      table = self.table(hidden.dtype)
+    out = layers.sharding_with(hidden, layers.axes_of(table)[0], keep=-1)
     return jnp.einsum(
-      "...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32, out_sharding=out
+      "...d,vd->...v", hidden, table, preferred_element_type=jnp.float32, out_sharding=out
     )
 
   def init_cache(self, batch: int, length: int) -> Cache:
@@ -236,11 +258,11 @@ class Qwen2(nnx.Module):
     angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)
     slots = jnp.arange(mask.shape[1])
     causal = slots[None, :] <= start + jnp.arange(x.shape[1])[:, None]
-    visible = causal[None, None] & mask[:, None, None, :]
+    attend = functools.partial(layers.attend, mask=causal[None, None] & mask[:, None, None, :])
 
     def body(x, inputs):
       block, *kept = inputs
-      return block(x, angles, visible, kept, start)
+      return block(x, angles, attend, kept, start)
 
     x = x.astype(config.dtype)
     x, kept = layers.scan_layers(body, x, self.layers, *cache, remat=None, unroll=config.unroll)

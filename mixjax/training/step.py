@@ -26,16 +26,28 @@ def init_state(params: PyTree[Float[Array, "..."]], tx: optax.GradientTransforma
   return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
 
 
+Update = Callable[[TrainState, loss.Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]
+
+
 def train_step(
-  graphdef: nnx.GraphDef, tx: optax.GradientTransformation, loss_from: int
-) -> Callable[[TrainState, loss.Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+  graphdef: nnx.GraphDef,
+  tx: optax.GradientTransformation,
+  loss_from: int,
+  loss_chunk: int | None = None,
+) -> Update:
   """The pure update `(state, batch) -> (state, metrics)`; jit or vmap it as the caller needs."""
 
-  def update(state: TrainState, batch: loss.Batch):
-    def objective(params):
-      return loss.answer_loss(nnx.merge(graphdef, params), batch, loss_from)
+  def objective(params, batch):
+    return loss.answer_loss(nnx.merge(graphdef, params), batch, loss_from, loss_chunk)
 
-    value, grads = jax.value_and_grad(objective)(state.params)
+  return descend(objective, tx)
+
+
+def descend(objective: Callable, tx: optax.GradientTransformation) -> Update:
+  """The update that lowers any `objective(params, batch) -> float[]`."""
+
+  def update(state: TrainState, batch: loss.Batch):
+    value, grads = jax.value_and_grad(objective)(state.params, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
     return TrainState(

@@ -30,13 +30,15 @@ class TrainConfig:
   log_every: int = 16
   save_every: int = 0  # steps between checkpoints; 0 keeps none, for runs of seconds
   curve_every: int = 0  # steps between calls of `on_curve`; 0 never
+  loss_chunk: int | None = None  # positions whose logits are in memory at once; None: all
 
 
 @functools.lru_cache(maxsize=8)
 def compiled_step(graphdef: nnx.GraphDef, config: TrainConfig, loss_from: int):
   """(optimiser, jitted step), cached: all runs of one shape in a process share a program."""
   tx = make_optimizer(config.optimizer, config.steps)
-  return tx, jax.jit(step_lib.train_step(graphdef, tx, loss_from), donate_argnums=0)
+  step = step_lib.train_step(graphdef, tx, loss_from, config.loss_chunk)
+  return tx, jax.jit(step, donate_argnums=0)
 
 
 def train(
