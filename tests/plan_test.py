@@ -68,6 +68,7 @@ def test_a_plan_says_what_a_chip_holds(planned):
   memory = kept["compiled"].memory_analysis()
   held = sum(result["gib"][kind] for kind in ("parameters", "optimiser", "batch")) * topology.GIB
   assert held == pytest.approx(memory.argument_size_in_bytes, rel=0.02)
+  assert result["peak_gib"] == pytest.approx(sum(result["gib"].values()), rel=0.02)
   assert result["step_seconds"] is None  # nobody publishes the speed of this machine
 
 
