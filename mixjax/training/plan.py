@@ -141,9 +141,10 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     temporaries = peak * GIB - sum(held.values())
   else:
     memory = compiled.memory_analysis()
-    # A CPU's compiler keeps no account of the peak.
+    # A TPU's program reuses what it donates; a CPU's account of its peak leaves temporaries out.
     whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    peak = (memory.peak_memory_in_bytes or whole) / GIB
+    tpu = devices[0].platform == "tpu"
+    peak = (memory.peak_memory_in_bytes if tpu else whole) / GIB
     temporaries = memory.temp_size_in_bytes
     sent = collectives.read(compiled.as_text())
   held["temporaries"] = temporaries
@@ -159,7 +160,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
   gib = {kind: float(f"{size / GIB:.3g}") for kind, size in held.items()}
   return result | {
     "fits": sent is not None and peak <= chip.limit_gib,
-    "peak_gib": round(peak, 2),
+    "peak_gib": float(f"{peak:.4g}"),
     "gib": gib,
     "compile_seconds": round(time.time() - begun, 1),
     "collectives": {kind: found._asdict() for kind, found in (sent or {}).items()},
