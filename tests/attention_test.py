@@ -70,7 +70,7 @@ def test_a_packed_row_equals_its_separate_rows(implementation):
     start += size
 
 
-@pytest.mark.parametrize("shape", [None, (4, 2)])
+@pytest.mark.parametrize("shape", [None, pytest.param((4, 2), marks=pytest.mark.slow)])
 def test_splash_gives_the_gradient_of_xla_on_a_mesh_too(shape):
   rows = 1 if shape is None else 4
   plain = meshes.run(slope, make(), *packed(rows), shape=None)
@@ -96,6 +96,7 @@ def test_segments_and_a_mask_join():
   )
 
 
+@pytest.mark.slow
 def test_cudnn_is_asked_for_what_xla_computes(monkeypatch):
   """No GPU here: jax's own reference stands in for the kernel, so that the arguments are tested."""
   real = jax.nn.dot_product_attention

@@ -65,6 +65,7 @@ def test_chunks_change_neither_the_loss_nor_its_gradient(model, batch, unchunked
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_chunks_on_a_mesh_give_the_same_gradient(model, batch):
   names = list(batch)
 

@@ -85,6 +85,7 @@ def test_a_full_fine_tune_moves_the_tower_and_a_frozen_one_stays(model, alone):
   assert stays["vision"] == 0 and stays["projector"] and stays["text"]
 
 
+@pytest.mark.slow
 def test_gradients_agree_on_a_mesh(model, alone):
   whole, arrays = alone
   split = meshes.run(slope_of(model.config), model, *arrays, shape=(4, 2))
