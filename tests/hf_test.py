@@ -13,6 +13,7 @@ from mixjax.models import hf
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.clip import Clip
 from mixjax.models.llava import Llava
+from mixjax.models.llava_next import LlavaNext
 from mixjax.models.qwen2 import Qwen2
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -21,6 +22,7 @@ DOORS = {
   "qwen2_untied": (hf.load_qwen2, hf.save_qwen2, Qwen2),
   "clip": (hf.load_clip, hf.save_clip, Clip),
   "llava": (hf.load_llava, hf.save_llava, Llava),
+  "llava_next": (hf.load_llava_next, hf.save_llava_next, LlavaNext),
 }
 
 

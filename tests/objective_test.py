@@ -210,6 +210,7 @@ def test_draws_have_the_mean_and_covariance_of_the_forecast():
   np.testing.assert_array_equal(benchmarks.draw(points, 3, 5), benchmarks.draw(points, 3, 5))
 
 
+@pytest.mark.slow
 def test_floors_hold_at_the_stated_rate():
   def violated(level):
     broken, promised = [], []

@@ -100,6 +100,7 @@ def test_no_large_array_of_the_step_is_replicated(planned):
       assert share <= 1 / 4 or leaf.size < total / 1000, name
 
 
+@pytest.mark.slow
 def test_proxies_share_a_program_and_never_speak_to_each_other(planned):
   many, kept = recorded(dataclasses.replace(TINY, proxies=4, tensor=1, batch=2, seq=32))
   assert many["mesh"] == {"proxy": 4, "data": 2, "model": 1}

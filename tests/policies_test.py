@@ -165,6 +165,7 @@ def test_other_acquisitions_find_the_optimum_too():
     assert np.max(best - np.array(found)) / (best - median) < 0.05
 
 
+@pytest.mark.slow
 def test_off_a_small_pool_the_proposals_and_the_recommendation_are_better():
   space = make_space(count=60)
   policy = MixAtlas(space, seeds=8, continuous=True)

@@ -77,6 +77,7 @@ def moved(slope):
   }
 
 
+@pytest.mark.slow
 def test_a_full_fine_tune_moves_the_tower_and_a_frozen_one_stays(model, alone):
   whole, arrays = alone
   assert all(moved(whole).values())
