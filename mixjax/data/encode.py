@@ -215,6 +215,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
   model.add_tokens(
     [tokenizers.AddedToken(token, normalized=False, special=False) for token in BOX_TOKENS]
   )
+  return save_tokenizer(model, folder)
+
+
+def save_tokenizer(model: tokenizers.Tokenizer, folder: str | os.PathLike) -> Tokenizer:
+  """Writes `model` with our control tokens and chat template; returns it as read from `folder`."""
   tokenizer = transformers.PreTrainedTokenizerFast(
     tokenizer_object=model,
     eos_token=END,

@@ -11,9 +11,8 @@ import os
 import pathlib
 
 import tokenizers
-import transformers
 
-from mixjax.data.encode import CHAT_TEMPLATE, END, IMAGE, PAD, START, Tokenizer, load_tokenizer
+from mixjax.data.encode import END, IMAGE, PAD, START, Tokenizer, save_tokenizer
 
 Ranks = dict[bytes, int]
 
@@ -95,16 +94,7 @@ def write_tokenizer(ranks: Ranks, folder: str | os.PathLike) -> Tokenizer:
   )
   model.decoder = tokenizers.decoders.ByteLevel()
   model.add_special_tokens([PAD, START, END, IMAGE])
-  tokenizer = transformers.PreTrainedTokenizerFast(
-    tokenizer_object=model,
-    eos_token=END,
-    pad_token=PAD,
-    extra_special_tokens=[START, IMAGE],
-    clean_up_tokenization_spaces=False,
-  )
-  tokenizer.chat_template = CHAT_TEMPLATE
-  tokenizer.save_pretrained(folder)
-  return load_tokenizer(folder)
+  return save_tokenizer(model, folder)
 
 
 def byte_letters() -> list[str]:
