@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from etils import epath
 
 from configs.search import get_config
@@ -18,8 +19,8 @@ def mixture(first: float) -> dict[str, float]:
 class Recorder:
   """Stands where the pool of processes does: every run is noted and scores the same."""
 
-  def __init__(self):
-    self.specs = []
+  def __init__(self, metric=2.0):
+    self.specs, self.metric = [], metric
 
   def run(self, specs, on_done):
     self.specs += specs
@@ -28,7 +29,7 @@ class Recorder:
       folder = epath.Path(spec.folder)
       folder.mkdir(parents=True)
       (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "validation_nll": 1.0}) + "\n")
-      entry = {"score": 1.0, "metric": 2.0, "metric_stderr": 0.1}
+      entry = {"score": 1.0, "metric": self.metric, "metric_stderr": 0.1}
       scores = {s: dict.fromkeys(BENCHMARKS, entry) for s in ("validation", "benchmark")}
       results.append({"scores": scores, "parameters": 10, "counts": {}})
       on_done(spec, results[-1])
@@ -44,13 +45,13 @@ def found(random, regmix):
   return {"axes": {"product": {"recommended": recommended, "history": history}}}
 
 
-def run(tmp_path, random, regmix, **changes):
+def run(tmp_path, random, regmix, pool=None, **changes):
   config = parse(get_config("tiny").to_dict() | changes)
   for trial in range(3):
     folder = tmp_path / "study" / "trials" / f"{trial:05d}"
     folder.mkdir(parents=True)
     (folder / "mixture.json").write_text(json.dumps({"mixture": mixture(0.05 * trial)}))
-  pool = Recorder()
+  pool = pool or Recorder()
   known = {"uniform": dict.fromkeys(CELLS, 0.25), "natural": mixture(0.2)}
   targets = transfer.run(
     config, epath.Path(tmp_path), pool, found(random, regmix), known, Reporter()
@@ -73,6 +74,11 @@ def test_different_mixtures_and_seeds_are_each_trained(tmp_path):
   assert len(runs) == len(set(runs)) == 15
   # Blind is another run than sighted, though the mixture and the seed are the same.
   assert sum(s.blind for s in specs) == 2
+
+
+def test_a_target_whose_scores_are_not_finite_is_named(tmp_path):
+  with pytest.raises(FloatingPointError, match="target-uniform-1000 is not finite: lower"):
+    run(tmp_path, mixture(0.07), mixture(0.07), Recorder(float("nan")))
 
 
 def test_ranks_reuse_a_target_that_is_there(tmp_path):

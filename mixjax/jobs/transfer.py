@@ -88,6 +88,8 @@ def run(config, workdir: epath.Path, pool: LocalPool, found, known, reporter: Re
   def on_done(spec: TrialSpec, result: dict) -> None:
     scores = result["scores"].get("benchmark", result["scores"]["validation"])
     figure = np.mean([s.get("metric", s["score"]) for s in scores.values()])
+    if not np.isfinite(figure):
+      raise FloatingPointError(f"a score of {spec.folder} is not finite: lower the learning rate")
     reporter.advance(note=f"run={epath.Path(spec.folder).name} score={figure:.2f}")
 
   done = dict(zip((s.folder for s in specs), pool.run(specs, on_done), strict=True))
