@@ -64,12 +64,7 @@ def load_llava(folder: str | os.PathLike, *, tower: bool = True, **running: Any)
   `running` sets remat, unroll and dtype; ValueError if keys do not fit.
   """
   config = hf_config.configured(folder, "llava", LlavaConfig, **running)
-  return load(
-    folder,
-    lambda: Llava(config, rngs=nnx.Rngs(0), tower=tower),
-    hf_keys.llava_table(config, tower),
-    unread=None if tower else r"^vision_tower\.",
-  )
+  return _load_vlm(folder, Llava, config, hf_keys.llava_table(config, tower), tower)
 
 
 def load_llava_next(folder: str | os.PathLike, *, tower: bool = True, **running: Any) -> LlavaNext:
@@ -78,12 +73,14 @@ def load_llava_next(folder: str | os.PathLike, *, tower: bool = True, **running:
   `running` sets remat, unroll and dtype; ValueError if keys do not fit.
   """
   config = hf_config.configured(folder, "llava_next", LlavaNextConfig, **running)
-  return load(
-    folder,
-    lambda: LlavaNext(config, rngs=nnx.Rngs(0), tower=tower),
-    hf_keys.llava_next_table(config, tower),
-    unread=None if tower else r"^vision_tower\.",
-  )
+  return _load_vlm(folder, LlavaNext, config, hf_keys.llava_next_table(config, tower), tower)
+
+
+def _load_vlm(folder, make: type[Model], config, table: hf_keys.Table, tower: bool) -> Model:
+  def build():
+    return make(config, rngs=nnx.Rngs(0), tower=tower)
+
+  return load(folder, build, table, unread=None if tower else r"^vision_tower\.")
 
 
 def save_qwen2(
@@ -105,9 +102,7 @@ def save_llava(
 
   Raises ValueError for a model without its vision tower.
   """
-  if model.vision is None:
-    raise ValueError("the Llava layout needs a vision tower: set model.vision before saving")
-  save(model, folder, hf_keys.llava_table(model.config, tower=True), dtype, **files)
+  _save_vlm(model, folder, hf_keys.llava_table(model.config, tower=True), dtype, **files)
 
 
 def save_llava_next(
@@ -117,9 +112,14 @@ def save_llava_next(
 
   Raises ValueError for a model without its vision tower.
   """
+  _save_vlm(model, folder, hf_keys.llava_next_table(model.config, tower=True), dtype, **files)
+
+
+def _save_vlm(model: Llava, folder, table: hf_keys.Table, dtype: str, **files: Any) -> None:
   if model.vision is None:
-    raise ValueError("the LlavaNext layout needs a vision tower: set model.vision before saving")
-  save(model, folder, hf_keys.llava_next_table(model.config, tower=True), dtype, **files)
+    name = type(model).__name__
+    raise ValueError(f"the {name} layout needs a vision tower: set model.vision before saving")
+  save(model, folder, table, dtype, **files)
 
 
 def load(
