@@ -45,8 +45,8 @@ _OCR = re.compile(
 )
 _CAPTION = re.compile(
   r"^(please |can you |could you )?(provide|give|write|share|create|compose|generate|render|"
-  r"present|offer|produce|draft)\b.{0,40}\b(caption|descripti\w+|summary|overview|explanation|narrative|"
-  r"account|rundown|portrayal|interpretation)|"
+  r"present|offer|produce|draft)\b.{0,40}\b(caption|descripti\w+|summary|overview|explanation|"
+  r"narrative|account|rundown|portrayal|interpretation)|"
   r"^(please |can you |could you )?(describe|caption|summari[sz]e|narrate|portray|illustrate|"
   r"depict|characteri[sz]e|explain|clarify|analy[sz]e|break down|walk through|examine|express)"
   r"\b.{0,60}\b(image|picture|photo(graph)?|scene|visual|chart|figure|diagram|map|graph)|"

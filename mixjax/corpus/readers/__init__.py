@@ -17,7 +17,8 @@ from mixjax.corpus.example import Example
 from mixjax.corpus.readers import energon, llava_json, parquet, tars, tfds_folder
 from mixjax.corpus.readers.parallel import ordered_stream
 from mixjax.corpus.readers.reading import PLAIN, Reading
-from mixjax.corpus.readers.row import BadRow, Fault, Label, Row, example
+from mixjax.corpus.readers.row import BadRow, Fault, Label, Row, example, pictures
+from mixjax.corpus.readers.walk import under
 
 
 class Part(Protocol):
@@ -74,7 +75,7 @@ def detect(path: epath.PathLike) -> str:
   if (path / "dataset_info.json").exists() and (path / "features.json").exists():
     return "TFDS folder"
   for suffix in (".parquet", ".tar"):
-    if next(path.glob(f"**/*{suffix}"), None):
+    if next(under(path, (suffix,)), None):
       return _FILES[suffix]
   found = sorted(p.name for p in path.iterdir())
   if "state.json" in found:
@@ -102,7 +103,7 @@ def part_examples(
       yield row
       continue
     try:
-      yield example(row, reading, label)
+      yield example(row, reading, label, pictures(row, reading))
     except BadRow as error:
       yield Fault(row.where, error.kind, error.detail)
 

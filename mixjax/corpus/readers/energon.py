@@ -51,7 +51,7 @@ def parts(path: epath.Path, reading: Reading) -> Iterator[Tar]:
       raise FileNotFoundError(f"{meta} lists {name}, which is not in {path}")
     drop = frozenset(e.removeprefix(f"{name}/") for e in excluded if e.startswith(f"{name}/"))
     stem = name.removesuffix(".tar")
-    yield Tar(str(path / name), stem, "", fields, drop, task)
+    yield Tar(str(path / name), stem, "", fields, bool(reading.fields), drop, task)
 
 
 def _yaml(meta: epath.Path, *names: str) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def _yaml(meta: epath.Path, *names: str) -> dict[str, Any]:
 def _sample(
   dataset: Mapping[str, Any], reading: Reading, path: epath.Path
 ) -> tuple[dict[str, str], str]:
-  """({field: where}, task); no fields where the files' extensions tell them."""
+  """({field: where}, task); no fields where the reading or the files' extensions tell them."""
   if reading.fields:
-    return dict(reading.fields), ""
+    return {}, ""
   name = (dataset.get("sample_type") or dataset).get("__class__", "")
   if name in _CRUDE:
     raise ValueError(

@@ -12,6 +12,7 @@ from etils import epath
 
 from mixjax.corpus.readers.reading import Reading
 from mixjax.corpus.readers.row import BAD_UTF8, MALFORMED, Fault, Row
+from mixjax.corpus.readers.walk import under
 
 _ROWS = 64  # held at once: rows hold whole pictures
 
@@ -60,7 +61,7 @@ def files(path: epath.Path, split: str) -> list[epath.Path]:
   """
   if not path.is_dir():
     return [path]
-  found = sorted(path.glob("**/*.parquet"))
+  found = list(under(path, (".parquet",)))
   splits: dict[str, list[epath.Path]] = {}
   for file in found:
     name = file.name.split("-")[0].removesuffix(".parquet")

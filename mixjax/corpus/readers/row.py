@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -76,14 +77,13 @@ class Picture:
   missing: bool = False
 
 
-def example(row: Row, reading: Reading, label: Label) -> Example:
-  """The row as an Example. `label` is asked for the task where neither the row nor its source
-  gives one. Raises BadRow.
+def example(row: Row, reading: Reading, label: Label, shown: Sequence[Picture]) -> Example:
+  """The row as an Example, with the pictures that `pictures` gives. `label` is asked for the task
+  where neither the row nor its source gives one. Raises BadRow.
   """
   fields, prefix = stated(row, reading), ""
-  turns, implied = conversation(fields)
-  shown = pictures(fields, row)
-  turns = normalised(turns, len(shown))
+  said, implied = conversation(fields)
+  turns = normalised(said, len(shown))
   if fields.get("key") is None and row.source and "id" in fields:
     prefix = f"{row.source}/"  # ids of several files may be the same
   key = next((str(fields[name]) for name in _KEYS if fields.get(name) is not None), None)
@@ -202,9 +202,11 @@ def _dialogue(value: Any) -> Said:
 
 
 def _text(value: Any) -> str:
-  """A string, or a list of {"type": "text" or "image", ...} parts."""
+  """A string, a number, or a list of {"type": "text" or "image", ...} parts."""
   if isinstance(value, str):
     return value
+  if isinstance(value, int | float) and math.isfinite(value):  # a numeric column of answers
+    return str(value)
   if isinstance(value, list):
     parts = [
       IMAGE if part.get("type") == "image" else part.get("text") or ""
@@ -212,7 +214,7 @@ def _text(value: Any) -> str:
       if isinstance(part, Mapping)
     ]
     return "\n".join(part for part in parts if part)
-  raise BadRow(NO_TEXT, f"text is {str(value)[:40]!r}")
+  raise BadRow(NO_TEXT, f"text is {value!r:.40}")
 
 
 def _asked(prompt: Any, answers: Any) -> Said:
@@ -296,8 +298,12 @@ def normalised(said: Said, images: int) -> tuple[Turn, ...]:
 # ---- its pictures ----
 
 
-def pictures(fields: Mapping[str, Any], row: Row) -> list[Picture]:
-  """The pictures of a row, in order: bytes, {"bytes", "path"}, or the path of a file."""
+def pictures(row: Row, reading: Reading) -> list[Picture]:
+  """The pictures of a row, in order: bytes, {"bytes", "path"}, or the path of a file.
+
+  Raises BadRow for what is none of them; a file that cannot be read is a Picture without bytes.
+  """
+  fields = stated(row, reading)
   value = next((fields[n] for n in ("image", "images", "img") if fields.get(n) is not None), [])
   return [_picture(v, i, row) for i, v in enumerate(value if isinstance(value, list) else [value])]
 

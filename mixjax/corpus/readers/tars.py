@@ -16,6 +16,7 @@ from etils import epath
 
 from mixjax.corpus.readers.reading import Reading, look_up
 from mixjax.corpus.readers.row import BAD_UTF8, MALFORMED, Fault, Row
+from mixjax.corpus.readers.walk import under
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img", "image", "ppm", "jp2")
 TEXTS = ("txt", "text", "caption", "transcript")
@@ -28,6 +29,7 @@ class Tar:
   """One tar.
 
   fields: {field: where}, as Energon's field_map has it; empty to go by the extensions.
+  raw: the rows' files themselves are their fields, which the reading knows.
   drop: names of rows to leave out.
   task: of all rows, where the data set says it.
   """
@@ -36,6 +38,7 @@ class Tar:
   stem: str  # the tar's name within the corpus
   source: str = ""
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  raw: bool = False
   drop: frozenset[str] = frozenset()
   task: str = ""
 
@@ -64,7 +67,7 @@ class Tar:
     try:
       with (
         epath.Path(self.path).open("rb") as opened,
-        tarfile.open(fileobj=opened, mode="r|*") as tar,
+        tarfile.open(fileobj=opened, mode="r|") as tar,
       ):
         for member in tar:
           if not member.isfile():
@@ -76,6 +79,9 @@ class Tar:
             files = {}
           name = stem
           files[base.partition(".")[2].lower()] = tar.extractfile(member).read()
+        # A tar that was cut between two files would end without a word.
+        if tar.offset and not _ended(self.path):
+          raise tarfile.ReadError("the tar has no end: it was cut")
     except (OSError, tarfile.TarError, EOFError) as error:
       # The row that the end cuts through is not whole.
       yield "", Fault(f"{self.stem}, from {name or 'its beginning'}", MALFORMED, str(error))
@@ -85,9 +91,17 @@ class Tar:
 
   def _fields(self, files: Mapping[str, bytes]) -> dict[str, Any]:
     record = {extension: _decoded(extension, data) for extension, data in files.items()}
+    if self.raw:
+      return record
     if self.fields:
       return {field: look_up(record, where) for field, where in self.fields.items()}
     return by_extension(record)
+
+
+def _ended(path: str) -> bool:
+  with epath.Path(path).open("rb") as file:
+    file.seek(-tarfile.BLOCKSIZE, 2)
+    return not any(file.read())
 
 
 def _decoded(extension: str, data: bytes) -> Any:
@@ -125,6 +139,6 @@ def by_extension(record: Mapping[str, Any]) -> dict[str, Any]:
 def parts(path: epath.Path, reading: Reading) -> Iterator[Tar]:
   """A tar, or all tars under a folder, sorted."""
   root = path if path.is_dir() else path.parent
-  for file in sorted(path.glob("**/*.tar")) if path.is_dir() else [path]:
+  for file in under(path, (".tar",)) if path.is_dir() else [path]:
     stem = str(file.relative_to(root).with_suffix(""))
-    yield Tar(str(file), stem, "", dict(reading.fields))
+    yield Tar(str(file), stem, raw=bool(reading.fields))

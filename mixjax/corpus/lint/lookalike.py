@@ -1,0 +1,92 @@
+"""Pairs of hashes that differ in few bits, found without comparing all with all.
+
+Multi-index hashing (Norouzi, Punjani, Fleet, 2012): if two hashes of 64 bits differ in at most 3,
+then at least one of their four 16-bit bands is the same in both. So only hashes that share a band
+are compared; where too many share one, the same holds for the bits that are left.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int, UInt64
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+BOUND = 3  # bits
+_BANDS = BOUND + 1
+_DIRECT = 256  # so many hashes that share a band are compared all with all
+
+Pairs = tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Int[np.ndarray, " p"]]
+
+
+def near_pairs(hashes: UInt64[np.ndarray, " n"], bound: int = BOUND) -> Pairs:
+  """All pairs of different hashes within `bound` bits: (index, greater index, distance).
+
+  Hashes must be distinct (np.unique). Raises ValueError for a bound that four bands do not cover.
+  """
+  if not 1 <= bound <= BOUND:
+    raise ValueError(f"bound={bound} bits: four bands find all pairs within 1 to {BOUND}")
+  count = len(hashes)
+  found = [np.zeros(0, np.int64)]
+  for one, other in _sharing(hashes, np.arange(count), np.arange(64)):
+    close = np.bitwise_count(hashes[one] ^ hashes[other]) <= bound
+    one, other = one[close], other[close]
+    found.append(np.minimum(one, other) * count + np.maximum(one, other))
+  first, second = np.divmod(np.unique(np.concatenate(found)), max(count, 1))
+  return first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(np.int64)
+
+
+def _sharing(
+  hashes: np.ndarray, members: np.ndarray, bits: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Pairs of members that agree in one of four bands of `bits`; some of them more than once."""
+  for band in np.array_split(bits, _BANDS):
+    value = np.zeros(len(members), np.int64)
+    for place, bit in enumerate(band):
+      value |= ((hashes[members] >> np.uint64(bit)) & np.uint64(1)).astype(np.int64) << place
+    order = np.argsort(value, kind="stable")
+    value, sorted_members = value[order], members[order]
+    _, starts, counts = np.unique(value, return_index=True, return_counts=True)
+    left = np.setdiff1d(bits, band)
+    crowded = (counts > _DIRECT) & (len(left) >= 2 * _BANDS)
+    for start, size in zip(starts[crowded], counts[crowded], strict=True):
+      yield from _sharing(hashes, sorted_members[start : start + size], left)
+    at = np.flatnonzero(~np.repeat(crowded, counts))
+    apart = 1
+    while len(at):
+      at = at[at + apart < len(value)]
+      at = at[value[at] == value[at + apart]]
+      yield sorted_members[at], sorted_members[at + apart]
+      apart += 1
+
+
+def groups(hashes: UInt64[np.ndarray, " n"], bound: int = BOUND) -> Int[np.ndarray, " n"]:
+  """A number for each hash, the same for those that a chain of close ones joins."""
+  distinct, inverse = np.unique(hashes, return_inverse=True)
+  first, second, _ = near_pairs(distinct, bound)
+  links = coo_matrix((np.ones(len(first)), (first, second)), (len(distinct),) * 2)
+  return connected_components(links, directed=False)[1][inverse]
+
+
+def matches(
+  theirs: UInt64[np.ndarray, " m"], ours: UInt64[np.ndarray, " n"], bound: int = BOUND
+) -> Pairs:
+  """All pairs across two sets within `bound` bits: (index in theirs, index in ours, distance)."""
+  distinct, inverse = np.unique(np.concatenate([theirs, ours]), return_inverse=True)
+  first, second, distance = near_pairs(distinct, bound)
+  alone = np.arange(len(distinct))
+  first, second, distance = (
+    np.concatenate(parts)
+    for parts in ((first, second, alone), (second, first, alone), (distance, distance, 0 * alone))
+  )
+  at_theirs, at_ours = inverse[: len(theirs)], inverse[len(theirs) :]
+  wanted = np.isin(first, at_theirs) & np.isin(second, at_ours)
+  found = [np.zeros((3, 0), np.int64)]
+  by_value = np.argsort(at_ours, kind="stable")
+  for value, other, bits in zip(first[wanted], second[wanted], distance[wanted], strict=True):
+    low, high = np.searchsorted(at_ours[by_value], [other, other + 1])
+    pairs = np.meshgrid(np.flatnonzero(at_theirs == value), by_value[low:high], indexing="ij")
+    found.append(np.stack([pairs[0].ravel(), pairs[1].ravel(), np.full(pairs[0].size, bits)]))
+  their_index, our_index, bits = np.concatenate(found, axis=1)
+  order = np.lexsort((our_index, bits, their_index))
+  return their_index[order], our_index[order], bits[order]

@@ -1,0 +1,100 @@
+"""What a picture is, told at the least cost: its size, kind and a hash of what it looks like."""
+
+import dataclasses
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+MISSING, EMPTY, TRUNCATED = "missing file", "zero bytes", "truncated"
+BOMB, UNREADABLE = "too many pixels", "unreadable"
+
+MAX_PIXELS = 100_000_000  # decoded; more is taken for a decompression bomb
+_PLAIN = 8  # of 255: a picture whose 9 x 8 view has no more contrast looks like any other such
+_VIEW = 256  # pixels a side that decoding may be cut down to
+_THUMBNAIL = 112
+
+
+class BadPicture(ValueError):
+  """A picture that cannot be used; `kind` is one of this module's reasons."""
+
+  def __init__(self, kind: str, detail: str):
+    super().__init__(f"{kind}: {detail}")
+    self.kind, self.detail = kind, detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """size: (height, width); kind: format and mode, as in "JPEG RGB"; looks: 64 bits of dHash.
+
+  plain: too little contrast for `looks` to mean anything.
+  """
+
+  size: tuple[int, int]
+  kind: str
+  frames: int
+  looks: int
+  plain: bool
+
+
+def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Facts, Image.Image]:
+  """The facts, and a small view of the picture. All of its data is decoded, once.
+
+  Raises BadPicture, whatever is wrong with the data.
+  """
+  if not data:
+    raise BadPicture(EMPTY, "no data")
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # PIL's own warning of many pixels
+      image = Image.open(io.BytesIO(data))
+    size = image.height, image.width
+    if size[0] * size[1] > max_pixels:
+      raise BadPicture(BOMB, f"{size[1]} x {size[0]} pixels in {len(data)} bytes")
+    kind, frames = f"{image.format} {image.mode}", getattr(image, "n_frames", 1)
+    image.draft("RGB", (_VIEW, _VIEW))  # a JPEG is decoded at an eighth of its size where it can be
+    image.load()
+    view = _rgb(image)
+  except BadPicture:
+    raise
+  except Image.DecompressionBombError as error:
+    raise BadPicture(BOMB, str(error)) from error
+  except Exception as error:  # decoders raise whatever they like
+    said = f"{type(error).__name__}: {error}"
+    cut = any(word in said.lower() for word in ("truncated", "end of", "broken data stream", "eof"))
+    raise BadPicture(TRUNCATED if cut else UNREADABLE, said) from error
+  view.thumbnail((_VIEW, _VIEW), Image.Resampling.BOX)
+  looks, contrast = difference_hash(view)
+  return Facts(size, kind, frames, looks, contrast <= _PLAIN), view
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+  if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+    pixels = np.asarray(image, np.float32)
+    top = 65535 if image.mode != "F" else max(float(pixels.max()), 1e-9)
+    image = Image.fromarray((np.clip(pixels / top, 0, 1) * 255).astype(np.uint8))
+  if "A" in image.getbands() or "transparency" in image.info:
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image)
+  return image.convert("RGB")
+
+
+def difference_hash(image: Image.Image) -> tuple[int, int]:
+  """(64 bits: whether each of 8 x 8 places is darker than its right neighbour; the contrast).
+
+  dHash: alike pictures, whatever their size, format and quality, differ in few bits.
+  """
+  gray = image.convert("L").resize((9, 8), Image.Resampling.BOX)
+  pixels = np.asarray(gray, np.int16)
+  bits = np.packbits(pixels[:, :-1] < pixels[:, 1:])
+  return int.from_bytes(bits.tobytes()), int(pixels.max() - pixels.min())
+
+
+def thumbnail(view: Image.Image) -> bytes:
+  """A small JPEG."""
+  small = view.copy()
+  small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+  out = io.BytesIO()
+  small.save(out, "JPEG", quality=70)
+  return out.getvalue()
