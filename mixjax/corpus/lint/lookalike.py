@@ -40,24 +40,35 @@ def _sharing(
   hashes: np.ndarray, members: np.ndarray, bits: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Pairs of members that agree in one of four bands of `bits`; some of them more than once."""
+  bands = []
   for band in np.array_split(bits, _BANDS):
     value = np.zeros(len(members), np.int64)
     for place, bit in enumerate(band):
       value |= ((hashes[members] >> np.uint64(bit)) & np.uint64(1)).astype(np.int64) << place
     order = np.argsort(value, kind="stable")
-    value, sorted_members = value[order], members[order]
-    _, starts, counts = np.unique(value, return_index=True, return_counts=True)
+    bands.append((band, members[order], value[order], np.unique(value, return_counts=True)[1]))
+  if sum(int((counts**2).sum()) for *_, counts in bands) >= len(members) ** 2:
+    # The bands do not tell these apart.
+    yield from _alike(members, np.zeros(len(members), np.int64))
+    return
+  for band, ordered, value, counts in bands:
     left = np.setdiff1d(bits, band)
     crowded = (counts > _DIRECT) & (len(left) >= 2 * _BANDS)
+    starts = np.cumsum(counts) - counts
     for start, size in zip(starts[crowded], counts[crowded], strict=True):
-      yield from _sharing(hashes, sorted_members[start : start + size], left)
-    at = np.flatnonzero(~np.repeat(crowded, counts))
-    apart = 1
-    while len(at):
-      at = at[at + apart < len(value)]
-      at = at[value[at] == value[at + apart]]
-      yield sorted_members[at], sorted_members[at + apart]
-      apart += 1
+      yield from _sharing(hashes, ordered[start : start + size], left)
+    rest = ~np.repeat(crowded, counts)
+    yield from _alike(ordered[rest], value[rest])
+
+
+def _alike(members: np.ndarray, value: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """All pairs of members whose values, in order, are the same."""
+  at, apart = np.arange(len(value)), 1
+  while len(at):
+    at = at[at + apart < len(value)]
+    at = at[value[at] == value[at + apart]]
+    yield members[at], members[at + apart]
+    apart += 1
 
 
 def groups(hashes: UInt64[np.ndarray, " n"], bound: int = BOUND) -> Int[np.ndarray, " n"]:

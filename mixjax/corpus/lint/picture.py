@@ -2,10 +2,9 @@
 
 import dataclasses
 import io
-import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MISSING, EMPTY, TRUNCATED = "missing file", "zero bytes", "truncated"
 BOMB, UNREADABLE = "too many pixels", "unreadable"
@@ -46,9 +45,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Facts, Image.Ima
   if not data:
     raise BadPicture(EMPTY, "no data")
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # PIL's own warning of many pixels
-      image = Image.open(io.BytesIO(data))
+    image = _opened(data)
     size = image.height, image.width
     if size[0] * size[1] > max_pixels:
       raise BadPicture(BOMB, f"{size[1]} x {size[0]} pixels in {len(data)} bytes")
@@ -58,8 +55,8 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Facts, Image.Ima
     view = _rgb(image)
   except BadPicture:
     raise
-  except Image.DecompressionBombError as error:
-    raise BadPicture(BOMB, str(error)) from error
+  except UnidentifiedImageError as error:
+    raise BadPicture(UNREADABLE, f"no picture begins with {data[:16]!r}") from error
   except Exception as error:  # decoders raise whatever they like
     said = f"{type(error).__name__}: {error}"
     cut = any(word in said.lower() for word in ("truncated", "end of", "broken data stream", "eof"))
@@ -67,6 +64,15 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Facts, Image.Ima
   view.thumbnail((_VIEW, _VIEW), Image.Resampling.BOX)
   looks, contrast = difference_hash(view)
   return Facts(size, kind, frames, looks, contrast <= _PLAIN), view
+
+
+def _opened(data: bytes) -> Image.Image:
+  """The picture before anything is decoded, however large it says it is."""
+  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+  try:
+    return Image.open(io.BytesIO(data))
+  finally:
+    Image.MAX_IMAGE_PIXELS = limit
 
 
 def _rgb(image: Image.Image) -> Image.Image:

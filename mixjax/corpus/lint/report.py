@@ -73,8 +73,11 @@ def report(
     "images_of_row": _by_number(survey.images_of_row),
     "repeated_keys": duplicate_keys,
     "tasks": dict(survey.tasks.most_common()),
-    "labels": {"asked": labels, "rows": dict(survey.labels.most_common())}
-    | ({"held_out": dataclasses.asdict(accuracy)} if accuracy else {}),
+    "labels": {
+      "asked": labels,
+      "rows": dict(survey.labels.most_common()),
+      "held_out": dataclasses.asdict(accuracy) if accuracy else None,
+    },
     "languages": dict(survey.languages.most_common()),
     "sources": dict(survey.sources.most_common(200)),
     "pictures": _pictures(pictures, kinds),
