@@ -4,11 +4,13 @@ import json
 
 import pytest
 import yaml
+from etils import epath
 
 from mixjax.corpus import readers
+from mixjax.corpus.corpus import Corpus
 from mixjax.corpus.example import Turn
+from mixjax.corpus.parallel import ordered_map, ordered_stream
 from mixjax.corpus.readers import llava_json, reading
-from mixjax.corpus.readers.parallel import ordered_map, ordered_stream
 from mixjax.corpus.readers.reading import Reading
 
 
@@ -159,19 +161,13 @@ def test_blocks_and_workers_change_nothing(tmp_path, monkeypatch, name):
   assert [e for part in reversed(parts) for e in readers.part_examples(part)][-1] == alone[2]
 
 
-def echo(item):
-  if item == "fail":
-    raise ValueError("as asked")
-  return [item] * item
-
-
 def test_processes_give_results_in_order_and_pass_errors_on():
   results = []
-  with pytest.raises(ValueError, match="as asked"):
-    for result in ordered_stream(echo, [3, 0, 70, "fail"], 2):
+  with pytest.raises(TypeError, match="'str' object"):
+    for result in ordered_stream(range, [3, 0, 70, "fail"], 2):
       results.append(result)
-  assert results == [3] * 3 + [70] * 70
-  assert list(ordered_map(echo, [2, 1], 1)) == [[2, 2], [1]]
+  assert results == [*range(3), *range(70)]
+  assert list(ordered_map(abs, [-2, 1], 1)) == [2, 1]
 
 
 def next_list(folder, *entries):
@@ -257,3 +253,40 @@ def test_a_reading_is_checked(tmp_path):
   path.write_text("splits: val")
   with pytest.raises(ValueError, match=r"holds \['splits'\]; a reading is a mapping of split"):
     reading.load(path)
+
+
+def test_a_corpus_tells_when_it_has_changed(tmp_path):
+  def digest(path, **options):
+    return Corpus(epath.Path(path), **options).sha256()
+
+  path = write(tmp_path, [row()])
+  first = digest(path)
+  assert digest(path) == first and digest(path, labels="classifier") != first
+  assert digest(path, reading=Reading(images="x")) != first
+  write(tmp_path, [row(id=8)])
+  assert digest(path) != first
+  listed = next_list(tmp_path, {"json_path": "train.json"})
+  first = digest(listed)
+  write(tmp_path, [row(id=9)])
+  assert digest(listed) != first
+  folder = tmp_path / "tars"
+  (folder / ".nv-meta").mkdir(parents=True)
+  (folder / "0.tar").write_bytes(b"12")
+  (folder / ".nv-meta" / "split.yaml").write_text("a")
+  first = digest(folder)
+  (folder / ".nv-meta" / "split.yaml").write_text("b")
+  second = digest(folder)
+  (folder / "0.tar").write_bytes(b"123")
+  assert len({first, second, digest(folder)}) == 3
+
+
+def test_a_corpus_learns_its_labels_once(tmp_path):
+  known = [row(id=i, task=("ocr", "caption")[i % 2]) for i in range(60)]
+  for i, one_row in enumerate(known):
+    one_row["conversations"] = said(f"{('Zeichen', 'Inhalt')[i % 2]} {i}", f"{i}")
+  corpus = Corpus(
+    epath.Path(write(tmp_path, [*known, row(conversations=said("Zeichen 7", "7"))])),
+    labels="classifier",
+  )
+  assert corpus.label is corpus.label and corpus.accuracy.classifier == 1
+  assert [(e.task, e.label) for e in corpus.examples()][-1] == ("ocr", "classifier")

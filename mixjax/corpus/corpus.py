@@ -10,9 +10,11 @@ from etils import epath
 
 from mixjax.corpus import readers, task_classifier, task_rules
 from mixjax.corpus.example import Example
+from mixjax.corpus.readers import energon
 from mixjax.corpus.readers.reading import PLAIN, Reading
 from mixjax.corpus.readers.walk import under
 
+_READ_WHOLE = (".json", ".jsonl", ".yaml", ".yml")
 RULES, CLASSIFIER = LABELS = ("rules", "classifier")
 
 
@@ -53,13 +55,13 @@ class Corpus:
     return task_classifier.train(task_classifier.sample(rows))
 
   def sha256(self) -> str:
-    """Tells whether a corpus has changed: the content of a json or a list, names and sizes in a
-    folder, whose files may be too large to read for this.
+    """Tells whether a corpus has changed: by the content of what is json or YAML, and the names and
+    sizes of other files, which may be too large to be read for this.
     """
     digest = hashlib.sha256(repr(self.reading if self.reading != PLAIN else "").encode())
     digest.update(self.labels.encode() if self.labels != RULES else b"")
     for path in self._files():
-      if self.path.is_dir() or path.suffix in (".parquet", ".tar"):
+      if path.suffix not in _READ_WHOLE:
         digest.update(f"{path.relative_to(self.path.parent)} {path.stat().length}\n".encode())
         continue
       with path.open("rb") as file:
@@ -70,6 +72,8 @@ class Corpus:
   def _files(self) -> Iterator[epath.Path]:
     if self.path.is_dir():
       yield from under(self.path, ("",))
+      if (self.path / energon.META).is_dir():
+        yield from under(self.path / energon.META, (".yaml", ".json"))
       return
     yield self.path
     if self.path.suffix in (".yaml", ".yml"):

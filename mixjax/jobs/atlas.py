@@ -114,7 +114,9 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
   domains: dict[str, str] = {}
   reporter.stage("embed")
   unread: list[Fault] = []
+  text_alone = 0
   for example in corpus.examples(unread.append):
+    text_alone += not example.images
     if not example.images or example.image_key in domains:
       continue
     domains[example.image_key] = example.domain
@@ -150,6 +152,8 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
     folder / "ledger.jsonl",
     "".join(json.dumps(entry | {"action": "left out"}) + "\n" for entry in left_out),
   )
+  if text_alone:
+    reporter.say(f"{text_alone} rows are text alone: they have no concept and are in no cell")
   if left_out:
     reporter.say(
       f"{len(bad)} images and {len(unread)} rows cannot be read and were left out: "

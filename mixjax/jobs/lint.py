@@ -14,8 +14,8 @@ from etils import epath
 from mixjax.corpus import readers
 from mixjax.corpus.corpus import CLASSIFIER, Corpus
 from mixjax.corpus.lint import lookalike, picture, report, survey
+from mixjax.corpus.parallel import ordered_map
 from mixjax.corpus.readers import reading as reading_lib
-from mixjax.corpus.readers.parallel import ordered_map
 from mixjax.jobs.workdir import write_whole
 from mixjax.progress import Reporter
 from mixjax.recipes import lint_page

@@ -4,7 +4,6 @@ Cauldron. A part is a row group.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,9 +92,3 @@ def parts(path: epath.Path, reading: Reading) -> Iterator[RowGroup | Fault]:
       images = reading.images or str(file.parent)
       yield RowGroup(str(file), i, first, stem, "/".join(folders), images)
       first += size
-
-
-def columns(path: epath.Path, split: str) -> dict[str, Any]:
-  """{column: type} of the first file."""
-  with files(path, split)[0].open("rb") as opened, pq.ParquetFile(opened) as table:
-    return {field.name: str(field.type) for field in table.schema_arrow}
