@@ -166,7 +166,9 @@ def _leakage(
   pictures: np.ndarray, names: list[str], benchmark: Benchmark, bound: int
 ) -> dict[str, Any]:
   """Pictures of the benchmark that the corpus holds: the same bytes, or what looks like them."""
-  known: dict[int, int] = {int(content): i for i, content in enumerate(pictures["content"])}
+  known: dict[int, int] = {}
+  for i, content in enumerate(pictures["content"].tolist()):
+    known.setdefault(content, i)
   same = {b: known[int(c)] for b, c in enumerate(benchmark.pictures["content"]) if int(c) in known}
   theirs = np.flatnonzero(~benchmark.pictures["plain"])
   ours = np.flatnonzero(~pictures["plain"])
