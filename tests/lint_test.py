@@ -200,39 +200,52 @@ def test_a_picture_cut_anywhere_is_told(kind):
     assert error.value.kind in (picture.TRUNCATED, picture.UNREADABLE)
 
 
+def looks(image, kind="PNG", **options):
+  return picture.inspect(encoded(image, kind, **options))[0].looks
+
+
+def apart(one, other):
+  return sum((a ^ b).bit_count() for a, b in zip(one, other, strict=True))
+
+
 def test_alike_pictures_have_near_hashes():
-  base = picture.inspect(encoded(photo(7, 400)))[0].looks
-  for other in (encoded(photo(7, 90)), encoded(photo(7, 400), "JPEG", quality=40)):
-    assert (picture.inspect(other)[0].looks ^ base).bit_count() <= lookalike.BOUND
-  others = [picture.inspect(encoded(photo(i)))[0].looks for i in range(8, 30)]
-  assert min((other ^ base).bit_count() for other in others) > 2 * lookalike.BOUND
+  base = looks(photo(7, 400))
+  for other in (looks(photo(7, 90)), looks(photo(7, 400), "JPEG", quality=40)):
+    assert apart(other, base) <= lookalike.BOUND
+  assert min(apart(looks(photo(i)), base) for i in range(8, 30)) > 3 * lookalike.BOUND
 
 
 def test_near_pairs_are_those_that_comparing_all_finds(monkeypatch):
   monkeypatch.setattr(lookalike, "_DIRECT", 20)  # so that crowded bands are split further
   rng = np.random.default_rng(0)
-  alone = rng.integers(0, 2**63, 400, dtype=np.uint64)
+  alone = rng.integers(0, 2**63, (300, 2), dtype=np.uint64)
   near = alone.copy()
-  for _ in range(3):
-    near ^= np.uint64(1) << rng.integers(0, 64, 400).astype(np.uint64)
-  crowded = rng.integers(0, 2**9, 150, dtype=np.uint64)
-  hashes = np.unique(np.concatenate([alone, near, crowded]))
-  distance = np.bitwise_count(hashes[:, None] ^ hashes[None])
-  for bound in (1, 3):
+  for _ in range(7):
+    word, bit = rng.integers(0, 2, 300), rng.integers(0, 64, 300).astype(np.uint64)
+    near[np.arange(300), word] ^= np.uint64(1) << bit
+  crowded = rng.integers(0, 2**9, (150, 2), dtype=np.uint64)
+  hashes, _ = lookalike.distinct(np.concatenate([alone, near, crowded]))
+  distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(-1)
+  for bound in (1, 6, 7):
     first, second, bits = lookalike.near_pairs(hashes, bound)
     wanted = np.argwhere(np.triu(distance <= bound, 1))
     np.testing.assert_array_equal(np.stack([first, second], 1), wanted)
     np.testing.assert_array_equal(bits, distance[first, second])
-  with pytest.raises(ValueError, match="bound=4 bits"):
-    lookalike.near_pairs(hashes, 4)
+  with pytest.raises(ValueError, match="bound=8 bits"):
+    lookalike.near_pairs(hashes, 8)
 
 
 def test_groups_join_chains_and_matches_cross_sets():
-  hashes = np.array([0, 7, 63, 2**64 - 1, 0], np.uint64)  # 0 - 7 - 63 is a chain of 3 bits each
+  # 0, 63 and 4095 are a chain of 6 bits each.
+  hashes = np.array([[0, 0], [0, 63], [0, 4095], [2**64 - 1, 0], [0, 0]], np.uint64)
   group = lookalike.groups(hashes)
   assert len({int(group[i]) for i in (0, 1, 2, 4)}) == 1 and group[3] != group[0]
-  theirs, ours, bits = lookalike.matches(np.array([1, 0x5555555555555555], np.uint64), hashes)
-  assert list(zip(theirs, ours, bits, strict=True)) == [(0, 0, 1), (0, 4, 1), (0, 1, 2)]
+  theirs = np.array([[0, 1], [0, 0x5555555555555555]], np.uint64)
+  found = zip(*lookalike.matches(theirs, hashes), strict=True)
+  assert list(found) == [(0, 0, 1), (0, 4, 1), (0, 1, 5)]
+  different, which = lookalike.distinct(hashes)
+  assert len(different) == 4
+  np.testing.assert_array_equal(different[which], hashes)
 
 
 @pytest.mark.parametrize(

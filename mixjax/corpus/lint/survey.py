@@ -35,12 +35,12 @@ SHOWN = 24  # rows a task on its contact sheet
 LISTED = 20  # broken records of a kind that are named
 _TEXT = 160  # characters of a prompt or an answer on the contact sheet
 
-# What is kept of a picture. `name`, `content` and `looks` are 64-bit hashes.
+# What is kept of a picture. `name`, `content` and the words of `looks` are 64-bit hashes.
 PICTURE = np.dtype(
   [
     ("name", "u8"),
     ("content", "u8"),
-    ("looks", "u8"),
+    ("looks", "u8", 2),
     ("plain", "?"),
     ("height", "u4"),
     ("width", "u4"),
