@@ -26,6 +26,9 @@ class PictureLimits:
   aspect: float = 200.0
 
 
+LIMITS = PictureLimits()
+
+
 def header(encoded: bytes, limits: PictureLimits) -> Image.Image:
   """The picture with its size known and its pixels not yet decoded. Raises BadRecord."""
   if not encoded:
