@@ -37,9 +37,10 @@ from mixjax.data.encode import (
 from mixjax.data.packed import PackedShape
 from mixjax.models.anyres import Anyres, Size
 
-# Four numbers or more with commas or brackets between them; nan and inf are the ones with an n.
+# Four numbers or more, with commas between them; those with an n in them are not finite.
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|nan|inf(?:inity)?)"
-_BOXES = re.compile(rf"(?i)(?<![\w.]){_NUMBER}(?:\s*[,()\[\]][\s,()\[\]]*{_NUMBER}){{3,}}(?!\w)")
+_COMMA = r"\s*[)\]]*\s*,\s*[(\[]*\s*"
+_BOXES = re.compile(rf"(?i)(?<![\w.]){_NUMBER}(?:{_COMMA}{_NUMBER}){{3,}}(?!\w)")
 
 
 @dataclasses.dataclass(frozen=True)
