@@ -80,6 +80,7 @@ class PackedLoader:
         f"{encoder.geometry.tile} pixels; {shape} has room for {room}: measure them for this shape"
       )
     self.measured, self.shape, self._max_bad = measured, shape, max_bad
+    self._sampled = dict(weights), seed
     self.sampler = Sampler(weights, measured.rows, seed)
     self.failures = pathlib.Path(failures or measured.folder / "failures.jsonl")
     identity = [measured.fingerprint, self.sampler.weights, seed, room, block]
@@ -92,10 +93,13 @@ class PackedLoader:
     self._lock = threading.Lock()
 
   def __getstate__(self):
-    return {k: v for k, v in vars(self).items() if k != "_lock"}
+    # For worker processes, which find the sampler's sequence anew.
+    return {k: v for k, v in vars(self).items() if k not in ("sampler", "_lock")}
 
   def __setstate__(self, state):
     vars(self).update(state)
+    weights, seed = self._sampled
+    self.sampler = Sampler(weights, self.measured.rows, seed)
     self._lock = threading.Lock()
 
   def batch(
