@@ -178,17 +178,15 @@ def test_groups_of_rows_share_their_slots(measured):
 
 def test_any_step_after_any_other(measured):
   loader, fresh = loader_of(measured), loader_of(measured)
-  batches = {step: loader.batch(step) for step in (2, 3, 7, 8, 9)}
-  for step in (7, 2):
+  batches = {step: loader.batch(step) for step in (2, 3, 7, 8)}
+  for step in (8, 2):
     assert_equal(fresh.batch(step), batches[step])
-  for batch, expected in zip(
-    fresh.dataset(3, start=7), (batches[s] for s in (7, 8, 9)), strict=True
-  ):
+  for batch, expected in zip(fresh.dataset(2, start=7), (batches[s] for s in (7, 8)), strict=True):
     assert_equal(batch, expected)
   half = list(fresh.dataset(1, start=3, process_index=1, process_count=2))
   assert_equal(half[0], {k: v[len(v) // 2 :] for k, v in batches[3].items()})
   travelled = pickle.loads(pickle.dumps(fresh))  # as to a worker process
-  assert_equal(travelled.batch(9), batches[9])
+  assert_equal(travelled.batch(8), batches[8])
   other = loader_of(measured, seed=2).batch(2)
   assert not np.array_equal(other["ids"], batches[2]["ids"])
 
@@ -204,7 +202,7 @@ def test_a_far_step_is_the_samplers(measured):
 
 def test_every_sample_is_seen_once_and_the_mixture_is_exact_by_block(measured):
   loader = loader_of(measured)
-  steps = 12
+  steps = 7
   seen = [tuple(sorted(examples_in(loader.batch(step)))) for step in range(steps)]
   before, rest = loader.packing.samples(steps * SHAPE.rows)
   assert before and before % BLOCK == 0
@@ -270,11 +268,10 @@ def test_broken_records_change_no_proportion(share, measured, tokenizer, tmp_pat
 
   clean, loader = loader_of(measured), loader_of(found)
   steps = 6
-  for step in (0, steps - 1):
-    whole = loader.batch(step)
-    for hosts in (2, 4):
-      parts = [loader_of(found).batch(step, host, hosts) for host in range(hosts)]
-      assert_equal(joined(parts), whole)
+  whole = loader.batch(steps - 1)
+  for hosts in (2, 4):
+    parts = [loader_of(found).batch(steps - 1, host, hosts) for host in range(hosts)]
+    assert_equal(joined(parts), whole)
   for start in (0, 1000):  # the same positions fall on the same cells and rows
     for ours, theirs in zip(
       loader.sampler.rows(start, 300), clean.sampler.rows(start, 300), strict=True
@@ -325,10 +322,9 @@ def test_a_record_that_fails_when_it_is_loaded_is_replaced_in_its_cell(tokenizer
     assert np.all(found.table[by, :3] <= found.table[at, :3])  # it fits in the place of the other
     ids = tuple(example_at(found, by)[0].ids.tolist())
     assert sum(ids in examples_in(batch) for batch in batches) >= 1
-  hosts = [loader_of(found) for _ in range(4)]
-  for step in (0, 5):
-    parts = [own.batch(step, host, 4) for host, own in enumerate(hosts)]
-    assert_equal(joined(parts), batches[step])
+  step = next(step for step, batch in enumerate(batches) if ids in examples_in(batch))
+  parts = [loader_of(found).batch(step, host, 4) for host in range(4)]
+  assert_equal(joined(parts), batches[step])
   one = {line["row"]: line["replaced_by_row"] for line in lines if "caption" in line["cell"]}
   assert not {3, 4} & set(one.values())
 
@@ -382,8 +378,12 @@ def test_a_packed_row_is_its_examples_alone(measured):
   image = measured.encoder.tokenizer.convert_tokens_to_ids("<image>")
   config = LlavaNextConfig(text, tiny.VISION, image, pinpoints=GEOMETRY.pinpoints)
   assert config.anyres == GEOMETRY
-  model = jax.jit(lambda: LlavaNext(config, rngs=nnx.Rngs(0), tower=False))()
-  tower = np.random.default_rng(0).normal(size=(14 * 14 * 3, 32)) / 255  # stands in for CLIP's
+  rng = np.random.default_rng(0)
+  model = jax.tree.map(  # compiling the true initialisation would take most of the test's time
+    lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype),
+    jax.eval_shape(lambda: LlavaNext(config, rngs=nnx.Rngs(0), tower=False)),
+  )
+  tower = rng.normal(size=(14 * 14 * 3, 32)) / 255  # stands in for CLIP's
 
   @jax.jit
   def hidden(model, batch):
