@@ -20,7 +20,7 @@ def corpus():
   for cell, size in SIZES.items():
     task = cell.split("/")[1]
     for i in range(size):
-      yield Example(f"{cell}-{i}", f"image{i}", b"png", task, "What?", f"{cell} {'x' * i}")
+      yield Example.single(f"{cell}-{i}", f"image{i}", b"png", task, "What?", f"{cell} {'x' * i}")
 
 
 def concept_of(example):
@@ -135,7 +135,7 @@ def test_bad_records_are_replaced_in_place_and_entered_in_the_ledger(encoder, en
   def damaged():
     for example in corpus():
       if example.key == "maps/vqa-8":
-        yield Example(example.key, "image8", b"png", "vqa", "What?", " ")
+        yield Example.single(example.key, "image8", b"png", "vqa", "What?", " ")
       else:
         yield example
 
@@ -179,8 +179,8 @@ def test_a_cell_of_bad_records_only_is_an_error(encoder, tmp_path):
 
 def test_rows_without_an_image_get_no_features(encoder, tmp_path):
   rows = [
-    Example("maps/0", "", b"", "vqa", "What?", "maps"),
-    Example("maps/1", "image1", b"png", "vqa", "What?", "maps"),
+    Example.single("maps/0", "", b"", "vqa", "What?", "maps"),
+    Example.single("maps/1", "image1", b"png", "vqa", "What?", "maps"),
   ]
   batch = Loader(build(tmp_path, encoder, rows), {"maps/vqa": 1.0}, 0, 2).batch(0)
   text = np.flatnonzero(~np.any(batch["ids"] == encoder.image_id, axis=1))
@@ -191,7 +191,10 @@ def test_rows_without_an_image_get_no_features(encoder, tmp_path):
 
 def test_truncated_answers_are_counted(encoder, tmp_path):
   answers = ["z", "x y " * 60]
-  rows = [Example(f"maps/{i}", "image0", b"", "vqa", "What?", a) for i, a in enumerate(answers)]
+  rows = [
+    Example.single(f"maps/{i}", "image0", b"", "vqa", "What?", answer)
+    for i, answer in enumerate(answers)
+  ]
   with pytest.raises(ValueError, match="'maps/1' has"):
     build(tmp_path / "strict", encoder, rows)
   cutting = encode.Encoder(encoder.tokenizer, P, 48, truncate=True)

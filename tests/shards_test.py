@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixjax.atlas import shards
 from mixjax.corpus import tasks
-from mixjax.corpus.example import Example
+from mixjax.corpus.example import Example, Turn
 
 
 def png(seed: int, size: int = 8) -> bytes:
@@ -28,7 +28,7 @@ def corpus():
     for task in ("caption", "vqa"):
       answer = f"number {i} " * (i + 1)
       key = f"{image_key}-{task}"
-      yield Example(key, image_key, png(i), task, "What is é here?", answer, "charts")
+      yield Example.single(key, image_key, png(i), task, "What is é here?", answer, "charts")
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
@@ -57,7 +57,7 @@ def test_plain_tfds_reads_a_cell(tmp_path):
   source = tfds.data_source("c_3d_maps/vqa", data_dir=tmp_path / "cells", split="train")
   assert [row["key"] for row in source] == [b"image1-vqa", b"image3-vqa", b"image5-vqa"]
   pixels = np.asarray(Image.open(io.BytesIO(png(3))))
-  np.testing.assert_array_equal(source[1]["image"], pixels)
+  np.testing.assert_array_equal(source[1]["images"][0], pixels)
 
 
 def test_equal_rows_give_equal_bytes(tmp_path):
@@ -89,9 +89,28 @@ def test_declared_concepts_are_listed_and_names_do_not_clash(tmp_path):
 
 
 def test_text_only_rows_keep_no_image(tmp_path):
-  row = Example("k", "", b"", "vqa", "1 + 1?", "2")
+  row = Example.single("k", "", b"", "vqa", "1 + 1?", "2")
   shards.write_cells([row], lambda example: "text", tmp_path / "cells")
   assert list(shards.open_cells(tmp_path / "cells")["text/vqa"]) == [row]
+
+
+def test_conversations_about_several_pictures_come_back_whole(tmp_path):
+  turns = (Turn("<image> or <image>?", "the second"), Turn("Why?", "it is élan"))
+  row = Example("k", "vqa", turns, ("a", "b"), (png(1), png(2)), "maps", "rule")
+  shards.write_cells([row], lambda example: "maps", tmp_path / "cells", token_count=len)
+  cells = shards.open_cells(tmp_path / "cells")
+  assert list(cells["maps/vqa"]) == [row]
+  assert cells.manifest["cells"]["maps/vqa"]["answer_tokens"] == {"mean": 20.0, "max": 20}
+  (plain,) = tfds.data_source("maps/vqa", data_dir=tmp_path / "cells", split="train")
+  assert [image.shape for image in plain["images"]] == [(8, 8, 3)] * 2
+  assert plain["turns"]["prompt"][1] == b"Why?"
+
+
+def test_a_row_needs_a_turn_and_a_name_for_each_picture():
+  with pytest.raises(ValueError, match="'k' has 1 pictures under 0 names"):
+    Example("k", "vqa", (Turn("p", "a"),), images=(b"x",))
+  with pytest.raises(ValueError, match="'k' has no turns"):
+    Example("k", "vqa", ())
 
 
 def flip_bit(path):
@@ -148,10 +167,10 @@ def test_what_a_killed_write_left_is_cleared_away(tmp_path):
 
 
 def test_errors_name_the_row(tmp_path):
-  row = Example("k7", "image0", b"x", "poetry", "", "")
+  row = Example.single("k7", "image0", b"x", "poetry", "", "")
   with pytest.raises(ValueError, match="'k7' has the unknown task 'poetry'"):
     shards.write_cells([row], CONCEPTS, tmp_path / "cells")
-  row = Example("k8", "stranger", b"x", "vqa", "", "")
+  row = Example.single("k8", "stranger", b"x", "vqa", "", "")
   with pytest.raises(ValueError, match="'stranger' has no concept"):
     shards.write_cells([row], CONCEPTS, tmp_path / "cells")
   with pytest.raises(ValueError, match="'a/b'"):

@@ -22,31 +22,36 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from mixjax.corpus.example import Example
+from mixjax.corpus.example import Example, Turn
 from mixjax.corpus.tasks import TASKS
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _VERSION = "1.0.0"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_TEXTS = ("key", "image_key", "task", "prompt", "answer", "domain")
-# Stands in for the image of a text-only row: TFDS has no missing image.
-_NO_IMAGE = bytes.fromhex(
-  "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
-  "0000000c49444154789c63606060000000040001f61738550000000049454e44ae426082"
-)
+_TEXTS = ("key", "task", "domain", "label")
+_DECODED = tfds.features.Image(shape=(None, None, 3))
+_ENCODED = tfds.features.Text()  # the same bytes on disk
 
 
 class DamagedCellsError(ValueError):
   """A file of a cells folder is missing or is not what was written."""
 
 
-def features() -> tfds.features.FeaturesDict:
-  """The TFDS features of a row; a row without an image holds a single black pixel."""
-  texts = {name: tfds.features.Text() for name in _TEXTS}
-  return tfds.features.FeaturesDict(texts | {"image": tfds.features.Image(shape=(None, None, 3))})
+def features(image: tfds.features.FeatureConnector = _DECODED) -> tfds.features.FeaturesDict:
+  """The TFDS features of a row, whose pictures are read as `image` says."""
+  text = tfds.features.Text()
+  return tfds.features.FeaturesDict(
+    {name: text for name in _TEXTS}
+    | {
+      "turns": tfds.features.Sequence({name: text for name in Turn._fields}),
+      "image_keys": tfds.features.Sequence(text),
+      "images": tfds.features.Sequence(image),
+    }
+  )
 
 
 def dataset_name(concept: str, taken: Iterable[str] = ()) -> str:
@@ -74,15 +79,16 @@ class _Writer:
     self._tokens = {"prompt": [0, 0], "answer": [0, 0]}  # sum and maximum
 
   def write(self, example: Example):
-    row = {name: getattr(example, name) for name in _TEXTS}
-    row["image"] = io.BytesIO(example.image or _NO_IMAGE)
+    row = {name: getattr(example, name) for name in (*_TEXTS, "image_keys")}
+    row["turns"] = [turn._asdict() for turn in example.turns]
+    row["images"] = [io.BytesIO(image) for image in example.images]
     record = self._features.serialize_example(self._features.encode_example(row))
     self._records.write(record)
     self.rows += 1
     self._bytes += len(record)
     if self._token_count is not None:
       for name, tally in self._tokens.items():
-        length = self._token_count(getattr(example, name))
+        length = sum(self._token_count(getattr(turn, name)) for turn in example.turns)
         tally[0] += length
         tally[1] = max(tally[1], length)
 
@@ -273,11 +279,9 @@ class CellRows(Sequence[Example]):
     self._folder, self._split, self._rows = folder, split, rows
 
   @functools.cached_property
-  def _source(self):
-    # Images stay encoded: whoever wants pixels decodes them, once.
-    builder = tfds.builder_from_directory(os.fspath(self._folder))
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    return builder.as_data_source(self._split, decoders=decoders)
+  def _source(self) -> ArrayRecordDataSource:
+    split = tfds.builder_from_directory(os.fspath(self._folder)).info.splits[self._split]
+    return ArrayRecordDataSource([os.fspath(path) for path in split.filepaths])
 
   def __len__(self) -> int:
     return self._rows
@@ -285,10 +289,20 @@ class CellRows(Sequence[Example]):
   def __getitem__(self, row: int) -> Example:
     if not -self._rows <= row < self._rows:
       raise IndexError(f"row {row} of {self._rows}")
-    record = self._source[row % self._rows]
-    image = bytes(record["image"])
-    texts = {name: record[name].decode() for name in _TEXTS}
-    return Example(image=b"" if image == _NO_IMAGE else image, **texts)
+    # Pictures stay encoded: whoever wants pixels decodes them, once.
+    record = _row_features().deserialize_example_np(self._source[row % self._rows])
+    turns = zip(*(record["turns"][name] for name in Turn._fields), strict=True)
+    return Example(
+      turns=tuple(Turn(*(text.decode() for text in turn)) for turn in turns),
+      image_keys=tuple(key.decode() for key in record["image_keys"]),
+      images=tuple(record["images"]),
+      **{name: record[name].decode() for name in _TEXTS},
+    )
+
+
+@functools.cache
+def _row_features() -> tfds.features.FeaturesDict:
+  return features(_ENCODED)
 
 
 class Cells(Mapping[str, CellRows]):

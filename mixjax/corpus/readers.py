@@ -35,7 +35,7 @@ def llava(path: epath.PathLike) -> Iterator[Example]:
       )
     if image_cache[0] != name:  # rows of one image follow one another
       image_cache = (name, _read(path.parent / name))
-    yield Example(key, name, image_cache[1], task, prompt, answer, row.get("domain", ""))
+    yield Example.single(key, name, image_cache[1], task, prompt, answer, row.get("domain", ""))
 
 
 def _read(path: epath.Path) -> bytes:

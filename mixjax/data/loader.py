@@ -128,7 +128,7 @@ def encode_cells(
         examples, faults = [], []
         for example in cells[cell]:
           faults.append(_fault(example, image_index, is_bad))
-          examples.append(dataclasses.replace(example, image=b""))
+          examples.append(dataclasses.replace(example, images=(b"",) * len(example.images)))
         replaced = _replacements(cell, examples, faults)
         for line in replaced.values():
           ledger.write(json.dumps(line) + "\n")
