@@ -27,7 +27,7 @@ VISION = dataclasses.replace(
 )
 
 # Pictures of up to two tiles of 2 x 2 patches beside the base view.
-CONFIG = LlavaNextConfig(TEXT, VISION, image_token_id=511, pinpoints=((28, 56), (56, 28)))
+CONFIG = LlavaNextConfig(TEXT, VISION, image_token_id=3, pinpoints=((28, 56), (56, 28)))
 SHAPE = PackedShape(rows=4, length=56, image_tokens=32, tiles=6, groups=4, side=28)
 
 
@@ -43,7 +43,7 @@ def packed_batch(seed: int = 0, shape: PackedShape = SHAPE) -> dict[str, np.ndar
     for number, size in enumerate(sizes[row], start=1):
       asked = CONFIG.anyres.num_tokens(size) + 2
       start, end = end, end + asked + 4 + int(chance.integers(4))
-      batch["ids"][row, start:end] = chance.integers(0, 511, end - start)
+      batch["ids"][row, start:end] = chance.integers(4, 512, end - start)
       batch["ids"][row, start + 1 : start + asked - 1] = CONFIG.image_token_id
       batch["positions"][row, start:end] = np.arange(end - start)
       batch["segments"][row, start:end] = number
