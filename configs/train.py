@@ -61,8 +61,9 @@ def pixels(arg: str | None) -> ConfigDict:
   `tensor`: chips that share each matrix product, the others split rows and weights. `vision_rate`:
   the tower's learning rate, 0 to freeze it; with `freeze_text` too, the projector alone learns, as
   a model from `vision=CLIP` needs first (with learning_rate=1e-3). `remat`, `loss_chunk` and
-  `attention` as in configs/plan.py. `export`: the type of the weights in OUT/model. `distributed`:
-  this is one of several processes, each with chips of its own.
+  `attention` as in configs/plan.py. `export`: the type of the weights in OUT/model. `workers`:
+  processes that read and cut pictures. `distributed`: this is one of the processes of a pod, each
+  with chips of its own.
   """
   args = parse_arg(
     arg,
@@ -90,6 +91,7 @@ def pixels(arg: str | None) -> ConfigDict:
     save_every=500,
     log_every=16,
     export="bfloat16",
+    workers=0,
     distributed=False,
   )
   for name, what in (("model", "a LLaVA-NeXT or Qwen2 checkpoint"), ("cells", "an atlas' cells")):

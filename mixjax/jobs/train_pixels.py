@@ -16,8 +16,14 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from mixjax.atlas.shards import open_cells
+from mixjax.data.conversation import ConversationEncoder
+from mixjax.data.encode import Tokenizer
+from mixjax.data.lengths import measure_cells
 from mixjax.data.packed import PackedShape
+from mixjax.data.packed_loader import PackedLoader
 from mixjax.jobs.pretrained import Pretrained
+from mixjax.jobs.train import named_mixture
 from mixjax.jobs.workdir import claim, write_whole
 from mixjax.models import attention, hf
 from mixjax.models import mesh as mesh_lib
@@ -28,10 +34,6 @@ from mixjax.training import train as train_lib
 from mixjax.training import vlm
 from mixjax.training.loss import Batch
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
-
-
-def make_loader(config, model, tokenizer, shape):
-  raise NotImplementedError
 
 
 def main(config: dict, workdir: str) -> None:
@@ -53,7 +55,7 @@ def main(config: dict, workdir: str) -> None:
     pretrained.lay_out(model, tokenizer, folder / "frame")
   mesh = make_mesh(config["tensor"])
   shape = packed_shape(config, model, mesh)
-  loader = make_loader(config, model, tokenizer, shape)
+  loader = make_loader(config, model, tokenizer, shape, folder / "lengths")
   reporter = Reporter()
   if first:
     reporter.stage("train", config["steps"])
@@ -128,6 +130,26 @@ def packed_shape(config: dict[str, Any], model: LlavaNextConfig, mesh: Mesh) -> 
   )
 
 
+def make_loader(
+  config: dict[str, Any],
+  model: LlavaNextConfig,
+  tokenizer: Tokenizer,
+  shape: PackedShape,
+  folder: epath.Path,
+) -> PackedLoader:
+  """The batches of the run's mixture; lengths of rows are found once and kept in `folder`."""
+  cells = open_cells(config["cells"])
+  weights = named_mixture(config["mixture"], cells.rows)
+  encoder = ConversationEncoder.of(tokenizer, model.anyres, shape)
+  first = jax.process_index() == 0
+  if not first:  # what the first process has found is there for all
+    multihost_utils.sync_global_devices("measured")
+  measured = measure_cells(cells, encoder, folder, workers=config["workers"])
+  if first:
+    multihost_utils.sync_global_devices("measured")
+  return PackedLoader(measured, weights, config["seed"], shape)
+
+
 def train(config, pretrained, model, loader, mesh, shape, folder, on_step):
   """(the model's graph, the state after all steps), under the mesh that is set."""
   optimizer = OptimizerConfig(**{**config["optimizer"], "rates": rates(config)})
@@ -144,15 +166,15 @@ def train(config, pretrained, model, loader, mesh, shape, folder, on_step):
 
   def batches(first: int) -> Iterator[Batch]:
     mine = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    for batch in loader.dataset(config["steps"] - first, first, **mine):
+    remaining = config["steps"] - first
+    for batch in loader.dataset(remaining, first, **mine, workers=config["workers"]):
       yield {
         name: jax.make_array_from_process_local_data(places[name], array)
         for name, array in batch.items()
       }
 
-  update = step_lib.descend(vlm.objective(graphdef, config["loss_chunk"], optimizer.frozen), tx)
+  update = vlm.compiled_step(graphdef, optimizer, config["steps"], config["loss_chunk"])
   run = train_lib.TrainConfig(
     config["steps"], log_every=config["log_every"], save_every=config["save_every"]
   )
-  update = jax.jit(update, donate_argnums=0)
   return graphdef, train_lib.fit(update, like, start, batches, run, folder, on_step=on_step)

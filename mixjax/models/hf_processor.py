@@ -1,4 +1,4 @@
-"""The files from which `transformers` makes the LlavaNextProcessor of a model, of version 4 or 5."""
+"""The files from which `transformers`, 4 or 5, makes the LlavaNextProcessor of a model."""
 
 from typing import Any
 

@@ -4,6 +4,7 @@ The proxies' step lives on cached features; a full fine-tune moves the vision to
 tiles are encoded inside the step.
 """
 
+import functools
 from collections.abc import Callable, Collection
 
 import jax
@@ -17,6 +18,7 @@ from mixjax.models import clip
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.llava_next import LlavaNext, LlavaNextConfig, Tiles
 from mixjax.training import loss, step
+from mixjax.training.optimizer import OptimizerConfig, make_optimizer
 
 
 def objective(
@@ -40,6 +42,15 @@ def objective(
     return total / jnp.maximum(jnp.sum(counted), 1)
 
   return mean
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_step(
+  graphdef: nnx.GraphDef, optimizer: OptimizerConfig, steps: int, loss_chunk: int | None
+) -> step.Update:
+  """The jitted update, cached: all runs of one shape in a process share a program."""
+  mean = objective(graphdef, loss_chunk, optimizer.frozen)
+  return jax.jit(step.descend(mean, make_optimizer(optimizer, steps)), donate_argnums=0)
 
 
 def abstract_state(
