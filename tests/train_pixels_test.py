@@ -3,7 +3,12 @@
 import dataclasses
 import io
 import json
+import os
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from safetensors.numpy import load_file
 from tiny import CONFIG
 
 from configs import train as train_config
@@ -73,8 +79,10 @@ def source(frame):
 
 
 @pytest.fixture(scope="module")
-def run(source, cells):
-  def run(workdir, **options):
+def config(source, cells):
+  """The job's config, with some options changed."""
+
+  def config(**options):
     options = {
       "model": source,
       "cells": cells,
@@ -93,7 +101,15 @@ def run(source, cells):
       "loss_chunk": 16,
     } | options
     arg = ",".join(["pixels", *(f"{name}={value}" for name, value in options.items())])
-    train_pixels.main(train_config.get_config(arg).to_dict(), str(workdir))
+    return train_config.get_config(arg).to_dict()
+
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(config):
+  def run(workdir, **options):
+    train_pixels.main(config(**options), str(workdir))
 
   return run
 
@@ -140,6 +156,39 @@ def test_stopped_and_resumed_gives_the_same_bits(run, source, whole, tmp_path):
   ours, theirs = (folder / "model" / "model.safetensors" for folder in (tmp_path, whole))
   assert ours.read_bytes() == theirs.read_bytes()
   assert ours.read_bytes() != (source / "model.safetensors").read_bytes()
+
+
+POD = """
+import json, sys, jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+from mixjax.jobs import train_pixels
+train_pixels.main(json.loads(sys.argv[3]), sys.argv[4])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_go_on_from_its_checkpoint(config, whole, tmp_path):
+  for steps in ("half", "all"):
+    with socket.socket() as free:
+      free.bind(("localhost", 0))
+      address = f"localhost:{free.getsockname()[1]}"
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    root = str(pathlib.Path(__file__).parent.parent)
+    said = json.dumps(config(), default=str)
+    command = [sys.executable, "-c", POD, address]
+    jobs = [
+      subprocess.Popen([*command, str(i), said, str(tmp_path)], env=env, cwd=root) for i in range(2)
+    ]
+    assert [job.wait(timeout=600) for job in jobs] == [0, 0]
+    np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-4)
+    if steps == "half":  # as if it had been killed after the fourth step
+      shutil.rmtree(tmp_path / "checkpoints" / "6")
+      (tmp_path / "checkpoints" / "manifest-6.json").unlink()
+      shutil.rmtree(tmp_path / "model")
+  ours = load_file(tmp_path / "model" / "model.safetensors")
+  theirs = load_file(whole / "model" / "model.safetensors")
+  for key, array in theirs.items():
+    np.testing.assert_allclose(ours[key], array, rtol=0, atol=1e-3, err_msg=key)
 
 
 @pytest.mark.slow
