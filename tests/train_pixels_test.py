@@ -132,8 +132,8 @@ def test_a_run_learns_and_says_what_it_saw(whole):
   result = json.loads((whole / "result.json").read_text())
   assert result["mesh"] == {"data": 4, "model": 2}
   counts = result["counts"]
-  assert set(counts) == {"noise/caption", "noise/vqa"}
-  assert all(entry["realised"] > 40 and entry["replaced"] == 0 for entry in counts.values())
+  seen = {cell: entry["realised"] for cell, entry in counts.items() if entry["realised"]}
+  assert set(seen) == {"noise/caption", "noise/vqa"} and min(seen.values()) > 40
 
 
 @pytest.mark.slow
@@ -248,14 +248,12 @@ def test_a_qwen2_and_a_clip_become_one_model(source, tmp_path):
 
 
 def test_a_tokenizer_without_an_image_token_gets_one(frame, tmp_path):
-  described = json.loads((frame / "tokenizer.json").read_text())
-  image = next(token for token in described["added_tokens"] if token["content"] == "<image>")
-  described["added_tokens"].remove(image)
-  del described["model"]["vocab"]["<image>"]
-  (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+  said = (frame / "tokenizer.json").read_text()
+  (tmp_path / "tokenizer.json").write_text(said.replace("<image>", "<other>"))
   tokenizer = Pretrained("", tokenizer=str(tmp_path)).load_tokenizer()
-  taken = max(token["id"] for token in described["added_tokens"])
-  assert tokenizer.convert_tokens_to_ids("<image>") == taken + 1
+  image = tokenizer.convert_tokens_to_ids("<image>")
+  assert image == len(tokenizer) - 1
+  assert tokenizer("a<image>").input_ids[-1] == image
 
 
 def test_what_does_not_go_together_is_refused(frame, tmp_path):
