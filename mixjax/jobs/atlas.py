@@ -16,8 +16,9 @@ from etils import epath
 
 from mixjax.atlas import embed, shards
 from mixjax.atlas.atlas import Atlas, agreement, contact_sheet
-from mixjax.corpus import readers
+from mixjax.corpus.corpus import RULES, Corpus
 from mixjax.corpus.gallery import gallery
+from mixjax.corpus.readers import Fault, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
 from mixjax.evals import benchmarks
@@ -31,8 +32,9 @@ SHEET_IMAGES = 48  # images on a concept's contact sheet
 
 @dataclasses.dataclass(frozen=True)
 class AtlasConfig:
-  """`corpus`: a LLaVA json, or "gallery"; `questions`: a folder with validation.json and
-  benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and clip/.
+  """`corpus`: whatever the readers know, or "gallery"; `questions`: a folder with validation.json
+  and benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and
+  clip/. `reading`, `split`, `images` and `labels`: see configs/atlas.py.
   """
 
   corpus: str = "gallery"
@@ -43,6 +45,10 @@ class AtlasConfig:
   gallery_scale: float = 1.0
   per_benchmark: int = 150
   workers: int = 2
+  reading: str = ""
+  split: str = ""
+  images: str = ""
+  labels: str = RULES
 
   @property
   def checkpoint_folder(self) -> epath.Path:
@@ -62,7 +68,9 @@ def run(config: AtlasConfig, workdir: epath.PathLike, reporter: Reporter) -> epa
   """Builds `workdir/atlas` (and `workdir/gallery`); returns the atlas folder."""
   workdir = epath.Path(workdir)
   folder = workdir / "atlas"
-  corpus, questions = _sources(config, workdir, reporter)
+  path, questions = _sources(config, workdir, reporter)
+  stated = {name: value for name in ("split", "images") if (value := getattr(config, name))}
+  corpus = Corpus(path, reading.load(config.reading, **stated), config.labels)
   tokenizer = encode.load_tokenizer(config.checkpoint_folder / "tokenizer")
   encoder = encode.Encoder(tokenizer)
   if not (folder / "embedded.json").exists():
@@ -105,8 +113,11 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
   images, keys, bad = [], [], {}
   domains: dict[str, str] = {}
   reporter.stage("embed")
-  for example in readers.llava(corpus):
-    if example.image_key in domains:
+  unread: list[Fault] = []
+  text_alone = 0
+  for example in corpus.examples(unread.append):
+    text_alone += not example.images
+    if not example.images or example.image_key in domains:
       continue
     domains[example.image_key] = example.domain
     try:
@@ -115,7 +126,7 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
     except embed.UnreadableImage as error:
       bad[example.image_key] = str(error)
   if not keys:
-    raise ValueError(f"{corpus} has no readable image")
+    raise ValueError(f"{corpus.path} has no readable image")
   embeddings, features = embed.embed(clip, images)
   folder.mkdir(parents=True, exist_ok=True)
   np.save(folder / "embeddings.npy", embeddings)
@@ -135,16 +146,21 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
     np.save(folder / "questions" / f"{split}_features.npy", embed.embed(clip, pixels)[1])
     write_whole(folder / "questions" / f"{split}_images.json", json.dumps(names))
     write_whole(folder / "questions" / f"{split}.json", (questions / f"{split}.json").read_text())
+  left_out = [{"image": key, "error": error} for key, error in bad.items()]
+  left_out += [{"row": f.where, "error": f"{f.kind}: {f.detail}"} for f in unread]
   write_whole(
     folder / "ledger.jsonl",
-    "".join(
-      json.dumps({"image": k, "error": e, "action": "left out"}) + "\n" for k, e in bad.items()
-    ),
+    "".join(json.dumps(entry | {"action": "left out"}) + "\n" for entry in left_out),
   )
-  if bad:
-    reporter.say(f"{len(bad)} images cannot be read and were left out: {folder / 'ledger.jsonl'}")
+  if text_alone:
+    reporter.say(f"{text_alone} rows are text alone: they have no concept and are in no cell")
+  if left_out:
+    reporter.say(
+      f"{len(bad)} images and {len(unread)} rows cannot be read and were left out: "
+      f"{folder / 'ledger.jsonl'}"
+    )
   index = {
-    "corpus_sha256": shards.sha256(corpus),
+    "corpus_sha256": corpus.sha256(),
     "encoder": shards.sha256(config.checkpoint_folder / "clip" / "model.safetensors"),
     "images": keys,
     "domains": [domains[k] for k in keys],
@@ -153,13 +169,17 @@ def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter
   write_whole(folder / "embedded.json", json.dumps(index))
 
 
+def _ignore(fault: Fault) -> None:
+  """What the ledger has already."""
+
+
 def _fit(config, corpus, folder: epath.Path, index: dict, reporter: Reporter) -> None:
   """k-means, names and the atlas card with a contact sheet a concept."""
   reporter.stage("atlas")
   embeddings = np.load(folder / "embeddings.npy")
   row = {key: i for i, key in enumerate(index["images"])}
   captions, pngs = [""] * len(row), [b""] * len(row)
-  for example in readers.llava(corpus):
+  for example in corpus.examples(_ignore):
     i = row.get(example.image_key)
     if i is not None and (example.task == "caption" or not captions[i]):
       captions[i], pngs[i] = example.answer, example.image
@@ -218,7 +238,7 @@ def _write_cells(corpus, folder, atlas: Atlas, index: dict, encoder, reporter: R
       shutil.rmtree(stale)
   assigned = atlas.assign(np.load(folder / "embeddings.npy"))
   concept = {key: atlas.names[int(c)] for key, c in zip(index["images"], assigned, strict=True)}
-  rows = (e for e in readers.llava(corpus) if e.image_key in concept)
+  rows = (e for e in corpus.examples(_ignore) if e.image_key in concept)
   manifest = shards.write_cells(
     rows, concept, cells_folder, concepts=atlas.names, token_count=encoder.count
   )
