@@ -58,9 +58,7 @@ class Clustering:
   history: tuple[float, ...]
 
 
-def fit(
-  rows: Rows, k: int, seed: int, mesh: Mesh, settings: Settings | None = None
-) -> Clustering:
+def fit(rows: Rows, k: int, seed: int, mesh: Mesh, settings: Settings | None = None) -> Clustering:
   """Clusters the rows; equal arguments on equally many devices give equal bits.
 
   An empty cluster is moved, by the draw of k-means++, to a row of the sample that is far from all

@@ -95,8 +95,9 @@ def _programs(mesh: Mesh, steps: int, trials: int) -> tuple[Callable, Callable, 
   """Programs over a sample [n, e] and its distances [n] to the centroids so far.
 
   The first takes draws [b, e], their distances [b] when they were made, a number from 0 to 1 for
-  each, and how many centroids are lacking. It returns which draw each step takes, -1 where it takes
-  none, and the new distances. The second one takes all it is given; the third brings distances together.
+  each, and how many centroids are lacking. It returns which draw each step takes, -1 where it
+  takes none, and the new distances. The second one takes all it is given; the third brings the
+  distances together.
   """
 
   def choose(x, far, drawn, before, chance, lacking):

@@ -71,9 +71,7 @@ def blocks(rows: Rows, size: int, mesh: Mesh) -> Iterator[tuple[Array, int]]:
       yield block, min(size, len(rows) - start)
 
 
-def one_pass(
-  rows: Rows, centres: Float[np.ndarray, "k e"], spherical: bool, mesh: Mesh
-) -> Sums:
+def one_pass(rows: Rows, centres: Float[np.ndarray, "k e"], spherical: bool, mesh: Mesh) -> Sums:
   """Assigns every row to its nearest centroid and adds up what they were assigned.
 
   Sums are float32 within a block and a device; the devices' sums are added in their order in
