@@ -2,8 +2,11 @@
 
   python -m mixjax.main --config=configs/atlas.py --workdir=RUN
   python -m mixjax.main --config=configs/atlas.py:corpus=train.json,questions=DIR --workdir=RUN
+  python -m mixjax.main --config=configs/atlas.py:corpus=new.json,apply=RUN --workdir=NEW
 
-The first takes the gallery and about a minute; the second a corpus of your own.
+The first takes the gallery and about a minute; the second a corpus of your own. The third builds no
+atlas: it places a new corpus in a finished one and writes drift.json; with source=NAME its rows are
+added to the cells of RUN.
 Afterwards RUN/atlas/atlas.json holds the names: edit them there, before any search.
 """
 
@@ -13,11 +16,27 @@ from configs.common import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """`checkpoints`: a folder with tokenizer/ and clip/; empty takes the gallery's stand-ins."""
+  """`checkpoints`: a folder with tokenizer/ and clip/; empty takes the gallery's stand-ins.
+
+  `choose`: numbers of concepts to compare before, as in choose=10/20/50: RUN/atlas/choose.json.
+  """
   args = parse_arg(
-    arg, corpus="gallery", questions="", checkpoints="", concepts=10, seed=0, tiny=False
+    arg,
+    corpus="gallery",
+    questions="",
+    checkpoints="",
+    concepts=10,
+    seed=0,
+    tiny=False,
+    choose="",
+    apply="",
+    source="",
   )
   tiny = args.pop("tiny")
+  if args["apply"]:
+    kept = ("corpus", "apply", "checkpoints", "seed", "source")
+    return ConfigDict({name: args[name] for name in kept} | dict(job="apply"))
+  del args["apply"], args["source"]
   return ConfigDict(
     args
     | dict(

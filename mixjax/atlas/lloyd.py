@@ -27,7 +27,8 @@ class Settings:
   passes: at most so many over all rows, the one that measures the result included.
   tolerance: it ends when a pass lowers the inertia by less than this share of it.
   mini_batch: above 0, instead of full passes so many passes' worth of rows at random; each
-    centroid is the mean of all rows it was given (Sculley, 2010). Then one pass to measure.
+    centroid is the mean of the rows it was given (Sculley, 2010) but forgets the older half of
+    them, which other centroids were found with. Then one pass to measure.
   sample: rows of the start at least; 16 a cluster are always taken.
   restarts: starts on the sample, of which the best goes on.
   """
@@ -131,26 +132,32 @@ def _over_all(rows, sample, centres, found, rng, mesh, settings) -> Clustering:
 
 def _moved(found: Sums, centres, sample, rng, mesh, spherical) -> Float[np.ndarray, "k e"]:
   """Each centroid at the mean of what it was given, or elsewhere if that was nothing."""
-  filled = found.sizes > 0
-  means = found.sums / np.maximum(found.sizes, 1)[:, None]
-  if spherical:
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    means = np.where(norms > 1e-6, means / np.maximum(norms, 1e-6), centres)
-  moved = means.astype(np.float32)
+  moved, filled = _means(found.sums, found.sizes, centres, spherical), found.sizes > 0
   if lacking := int((~filled).sum()):
     moved[~filled] = seeding.plus_plus(sample, lacking, rng, mesh, moved[filled])
   return moved
 
 
+def _means(sums, sizes, centres, spherical) -> Float[np.ndarray, "k e"]:
+  """The mean, or the direction of it; a centroid that has none stays."""
+  lengths = np.linalg.norm(sums, axis=1) if spherical else sizes
+  known = lengths > (1e-6 * sizes if spherical else 0)
+  return np.where(known[:, None], sums / np.where(known, lengths, 1)[:, None], centres).astype(
+    np.float32
+  )
+
+
 def _by_batches(rows, centres, found: Sums, rng, mesh, settings) -> Float[np.ndarray, "k e"]:
-  """Centroids after rows at random; what they were given of the sample counts as well."""
+  """Centroids after rows at random; what they were given of the sample counts at first."""
   size = stream.block_rows(rows, len(centres), mesh)
+  sums, sizes, seen = found.sums, found.sizes.astype(np.float64), 0
   for count in _batches(int(len(rows) * settings.mini_batch), size):
     chosen = _Chosen(rows, np.sort(rng.integers(len(rows), size=count)))
     new = stream.gather(stream.blocks(chosen, size, mesh), centres, settings.spherical, mesh)
-    found = Sums(found.sums + new.sums, found.sizes + new.sizes, new.inertia)
-    kept = Sums(found.sums, np.maximum(found.sizes, 1), found.inertia)
-    centres = _moved(kept, centres, centres, rng, mesh, settings.spherical)
+    seen += count
+    kept = min(1, max(found.sizes.sum(), seen / 2) / sizes.sum())
+    sums, sizes = kept * sums + new.sums, kept * sizes + new.sizes
+    centres = _means(sums, sizes, centres, settings.spherical)
   return centres
 
 
