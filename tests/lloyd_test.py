@@ -72,7 +72,7 @@ def test_passes_only_lower_the_inertia_and_end_where_they_gain_nothing(mesh):
 def test_mini_batches_come_close(mesh, small_blocks):
   x, _ = directions(1, (60,) * 16, noise=0.2)
   full, start, batches, again = (
-    lloyd.fit(x, 16, 0, mesh, lloyd.Settings(sample=120, **how))
+    lloyd.fit(x, 16, 0, mesh, lloyd.Settings(sample=120, restarts=4, **how))
     for how in ({}, {"passes": 1}, {"mini_batch": 2.0}, {"mini_batch": 2.0})
   )
   np.testing.assert_array_equal(batches.centroids, again.centroids)
