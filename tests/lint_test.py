@@ -70,7 +70,7 @@ def corpus(tmp_path_factory):
     row("gone", "gone.jpg"),
     row("nan", "good.jpg", answer="a cat [0.1, nan, 0.5, 0.6]"),
     row("beyond", "good.jpg", bbox=[[10, 10, 500, 60]]),
-    row("infinite", "good.jpg", objects={"bbox": [[0.1, float("inf"), 1, 1]]}),
+    row("no number", "good.jpg", objects={"bbox": [[0.1, float("nan"), 1, 1]]}),
     row("silent", "good.jpg", answer=""),
     row("markers", "good.jpg", prompt="<image><image>?"),
     row("utf8", "good.jpg", answer="cafX"),

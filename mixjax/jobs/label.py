@@ -28,7 +28,7 @@ def main(config: dict, workdir: str) -> None:
   folder = claim(workdir, config)
   reporter = Reporter()
   run(
-    make(config), readers.llava(epath.Path(config["corpus"])), folder, reporter, copy=config["copy"]
+    make(config), readers.read(epath.Path(config["corpus"])), folder, reporter, copy=config["copy"]
   )
   reporter.close()
 
