@@ -292,7 +292,7 @@ def test_answers_of_another_labeller_or_corpus_are_not_mixed(tmp_path):
 
 def test_the_rows_are_a_corpus(tmp_path):
   run(tmp_path, Lengths(), copy=True)
-  found = list(readers.llava(tmp_path / "labels.json"))
+  found = list(readers.read(tmp_path / "labels.json"))
   assert [len(example.image) for example in found] == [2, 4, 6, 8, 10]
   assert found[0].task == tasks.CAPTION and found[0].prompt == tasks.PROMPTS[tasks.CAPTION]
   assert found[0].answer == "2 bytes" and found[0].image_key == "pics/2.png"

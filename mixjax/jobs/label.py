@@ -27,10 +27,12 @@ def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it: leaves labels.json, refused.jsonl and provenance.json."""
   folder = claim(workdir, config)
   reporter = Reporter()
-  run(
-    make(config), readers.llava(epath.Path(config["corpus"])), folder, reporter, copy=config["copy"]
-  )
+  unread: list[readers.Fault] = []
+  rows = readers.read(config["corpus"], on_fault=unread.append)
+  run(make(config), rows, folder, reporter, copy=config["copy"])
   reporter.close()
+  if unread:
+    reporter.say(f"{len(unread)} rows cannot be read: configs/atlas.py:...,lint lists them")
 
 
 def make(config: dict) -> Labeller:
