@@ -17,7 +17,7 @@ from mixjax.corpus.labellers.labeller import Answer, Refusal, opened
 from mixjax.data import tiles
 
 PACKAGES = ("rapidocr", "onnxruntime")
-SLIMMEST = 8  # longer side over shorter
+SLIMMEST = 4  # longer side over shorter
 
 
 class Ocr:
