@@ -274,7 +274,7 @@ def test_every_picture_is_labelled_once(tmp_path):
   assert labeller.seen == counts["pictures"] == 10 and counts["rows"] == counts["refused"] == 5
   rows = json.loads((tmp_path / "labels.json").read_text())
   assert [row["image"] for row in rows] == [f"pics/{i}.png" for i in (2, 4, 6, 8, 10)]
-  assert rows[0]["labeller"] == "lengths 1" and rows[0]["domain"] == "toys"
+  assert rows[0]["label"] == "lengths 1" and rows[0]["domain"] == "toys"
   ledger = [json.loads(line) for line in (tmp_path / "refused.jsonl").read_text().splitlines()]
   assert ledger[1] == {"image": "pics/3.png", "task": "caption", "reason": "3 is odd"}
 
@@ -302,7 +302,7 @@ def test_answers_of_another_labeller_or_corpus_are_not_mixed(tmp_path):
 
 def test_the_rows_are_a_corpus(tmp_path):
   run(tmp_path, Lengths(), copy=True)
-  found = list(readers.llava(tmp_path / "labels.json"))
+  found = list(readers.read(tmp_path / "labels.json"))
   assert [len(example.image) for example in found] == [2, 4, 6, 8, 10]
   assert found[0].task == tasks.CAPTION and found[0].prompt == tasks.PROMPTS[tasks.CAPTION]
   assert found[0].answer == "2 bytes" and found[0].image_key == "pics/2.png"
