@@ -1,5 +1,7 @@
 """Which row is next: every row once an epoch, the same on every machine and in any order."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,41 @@ def test_the_order_does_not_change_between_releases():
   rows = rows_of(Sampler(WEIGHTS, SIZES, seed=0), "a/vqa", 28)
   recorded = [2, 6, 1, 5, 0, 4, 3, 4, 0, 3, 1, 2, 5, 6]
   assert rows.tolist() == recorded, "equal seeds gave other rows: old runs can no longer be resumed"
+
+
+def test_fifty_recipes_are_exact_at_every_prefix_on_any_number_of_hosts():
+  """Zeros, one-hots and weights of 1e-9 among them."""
+  random = np.random.default_rng(0)
+  for recipe in range(50):
+    count = int(random.integers(1, 120))
+    sizes = {f"c{i}": int(rows) for i, rows in enumerate(random.integers(1, 500, count))}
+    weights = random.dirichlet(np.full(count, random.choice([0.05, 1, 30])))
+    weights = np.where(random.random(count) < 0.2, random.choice([0, 1e-9]), weights)
+    if recipe % 10 == 0 or not weights.sum():
+      weights = np.eye(count)[random.integers(count)]
+    weights = weights / weights.sum()
+    sampler = Sampler(dict(zip(sizes, weights.tolist(), strict=True)), sizes, seed=recipe)
+    cell, row = sampler.rows(0, 1024)
+    counts = np.cumsum(cell[:, None] == np.arange(count), axis=0)
+    assert np.abs(counts - np.arange(1, 1025)[:, None] * weights).max() < 1
+    assert np.all(weights[cell] > 0)
+    other = Sampler(sampler.stages, sizes, seed=recipe)
+    for size in (32, 16, 8):  # a host's share of 64, on 2, 4 and 8 of them
+      parts = [other.rows(start, size) for start in range(960, 1024, size)]
+      for part, whole in zip(zip(*parts, strict=True), (cell, row), strict=True):
+        np.testing.assert_array_equal(np.concatenate(part), whole[960:])
+
+
+def test_a_seek_costs_the_same_however_far():
+  sampler = Sampler({"x": 0.3, "y": 0.7}, {"x": 10, "y": 1000}, seed=0)
+  far = 64 * 10**9  # step 10**9
+  began = time.perf_counter()
+  cell, row = sampler.rows(far, 64)
+  assert time.perf_counter() - began < 10
+  counts = sampler.counts(far)
+  assert np.abs(counts - far * np.array([0.3, 0.7])).max() < 1.5
+  assert row[cell == 1].max() < 1000
+  np.testing.assert_array_equal(sampler.counts(far + 64) - counts, np.bincount(cell, minlength=2))
 
 
 def test_mixtures_are_checked():

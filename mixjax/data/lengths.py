@@ -13,6 +13,7 @@ scanning that was killed, costs no more than what is new; each file is written w
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -137,24 +138,24 @@ def _measured(
   cells: Cells, names: list[str], encoder, limits: PictureLimits, decode: bool, workers: int
 ) -> Iterator[tuple[str, Int[np.ndarray, "n 4"], list[dict]]]:
   """(cell, lengths of its rows, notes on those bad or shortened), cell after cell."""
-  chunks = [
-    (cell, start, min(start + _CHUNK, cells.rows[cell]))
+  chunks = {
+    cell: [
+      (cell, start, min(start + _CHUNK, cells.rows[cell]))
+      for start in range(0, cells.rows[cell], _CHUNK)
+    ]
     for cell in names
-    for start in range(0, cells.rows[cell], _CHUNK)
-  ]
+  }
+  work = list(itertools.chain.from_iterable(chunks.values()))
   measure = functools.partial(_measure, cells, encoder, limits, decode)
-  if workers and chunks:
-    context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, (measure,)) as pool:
-      yield from _by_cell(chunks, pool.map(_work, chunks))
-  else:
-    yield from _by_cell(chunks, map(measure, chunks))
-
-
-def _by_cell(chunks, found):
-  for cell, parts in itertools.groupby(zip(chunks, found, strict=True), lambda part: part[0][0]):
-    lengths, notes = zip(*(part for _, part in parts), strict=True)
-    yield cell, np.concatenate(lengths), list(itertools.chain.from_iterable(notes))
+  with contextlib.ExitStack() as stack:
+    found = map(measure, work)
+    if workers and work:
+      context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
+      pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (measure,))
+      found = stack.enter_context(pool).map(_work, work)
+    for cell, parts in chunks.items():
+      lengths, notes = zip(*itertools.islice(found, len(parts)), strict=True)
+      yield cell, np.concatenate(lengths), list(itertools.chain.from_iterable(notes))
 
 
 def _start(measure):

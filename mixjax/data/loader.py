@@ -21,6 +21,7 @@ from mixjax.corpus.example import Example
 from mixjax.data.bad_records import replacements
 from mixjax.data.encode import Encoder
 from mixjax.data.sampler import Sampler
+from mixjax.data.stages import Stages
 
 FORMAT = 1
 INDEX, LEDGER = "cells.json", "ledger.jsonl"
@@ -205,12 +206,12 @@ class Loader:
   def __init__(
     self,
     encoded: EncodedCells,
-    weights: Mapping[str, float],
+    weights: Mapping[str, float] | Stages,
     seed: int,
     batch_size: int,
     blind: bool = False,
   ):
-    """weights: shares of samples by cell (see `mixture.check`); `blind` zeroes the features."""
+    """weights: as `Sampler` takes them; `blind` zeroes the features."""
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     self.encoded, self.batch_size, self.blind = encoded, batch_size, blind
@@ -262,13 +263,13 @@ class Loader:
     for start in range(0, samples, _CHUNK):
       cell, row = self.sampler.rows(start, min(_CHUNK, samples - start))
       np.add.at(tokens, cell, self.encoded.loss_tokens[self.encoded.starts[cell] + row])
-    realised = self.sampler.counts(samples)
+    realised, requested = self.sampler.counts(samples), self.sampler.quotas(samples)
     return {
       cell: {
-        "requested": weight * samples,
+        "requested": float(requested[i]),
         "realised": int(realised[i]),
         "epochs": int(realised[i]) / max(self.encoded.rows[cell], 1),
         "loss_tokens": int(tokens[i]),
       }
-      for i, (cell, weight) in enumerate(self.sampler.weights.items())
+      for i, cell in enumerate(self.encoded.rows)
     }

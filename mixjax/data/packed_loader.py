@@ -33,6 +33,7 @@ from mixjax.data.lengths import (
 from mixjax.data.packed import PADDING, PackedShape
 from mixjax.data.packing import BLOCK, Packing
 from mixjax.data.sampler import Sampler
+from mixjax.data.stages import Stages
 from mixjax.models.anyres import Size
 
 _CHUNK = 1 << 16  # samples counted at a time
@@ -51,7 +52,7 @@ class PackedLoader:
   def __init__(
     self,
     measured: MeasuredCells,
-    weights: Mapping[str, float],
+    weights: Mapping[str, float] | Stages,
     seed: int,
     shape: PackedShape,
     block: int = BLOCK,
@@ -61,7 +62,7 @@ class PackedLoader:
     """
     Args:
       measured: the cells and their lengths; their encoder's limits must be within `shape`.
-      weights: shares of samples by cell (see `mixture.check`).
+      weights: shares of samples by cell, or stages of such, as `Sampler` takes them.
       seed: of the order of rows.
       shape: what a global batch looks like.
       block: samples packed together, after each of which the mixture is exact.
@@ -82,21 +83,30 @@ class PackedLoader:
     self.measured, self.shape, self._max_bad = measured, shape, max_bad
     self.sampler = Sampler(weights, measured.rows, seed)
     self.failures = pathlib.Path(failures or measured.folder / "failures.jsonl")
-    identity = [measured.fingerprint, self.sampler.weights, seed, room, block]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    cache = measured.folder / "packed" / f"{name}.npy"
-    self.packing = Packing(self._lengths, shape, seed, block, cache)
+    self.packing = Packing(self._lengths, shape, seed, block, self._cache(seed, block))
     self._names = list(measured.rows)
     self._loaded = 0
     self._failed: set[int] = set()
     self._lock = threading.Lock()
 
   def __getstate__(self):
-    return {k: v for k, v in vars(self).items() if k != "_lock"}
+    # For worker processes, which find the sampler's sequence anew.
+    kept = {k: v for k, v in vars(self).items() if k not in ("sampler", "_lock")}
+    return kept | {"sampled": (self.sampler.stages, self.sampler.seed)}
 
   def __setstate__(self, state):
+    weights, seed = state.pop("sampled")
     vars(self).update(state)
+    self.sampler = Sampler(weights, self.measured.rows, seed)
     self._lock = threading.Lock()
+
+  def _cache(self, seed: int, block: int) -> pathlib.Path:
+    """The file for what is known of the packing of these samples."""
+    stages = [[stage.start, dict(stage.weights)] for stage in self.sampler.stages]
+    room = (self.shape.length, self.shape.image_tokens, self.shape.row_tiles)
+    identity = json.dumps([self.measured.fingerprint, stages, seed, room, block])
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return self.measured.folder / "packed" / f"{name}.npy"
 
   def batch(
     self, step: int, process_index: int = 0, process_count: int = 1
@@ -165,12 +175,27 @@ class PackedLoader:
       batches = batches.mp_prefetch(processes)
     return batches
 
+  def change(self, step: int, weights: Mapping[str, float]) -> int:
+    """New weights from about batch `step` on, for mixers that find them during the run.
+
+    They hold from the first block on of which no batch before `step` has a row. Returns the first
+    sample of that block; a loader made with this one's `sampler.stages` makes the same batches.
+    A dataset that is being read keeps to the old weights: make another, from `step` on. Raises
+    ValueError as `Sampler.append` does.
+    """
+    block, row = self.packing.locate(step * self.shape.rows)
+    block += row > 0
+    self.sampler.append(block * self.packing.block, weights)
+    self.packing.forget(block, self._cache(self.sampler.seed, self.packing.block))
+    return block * self.packing.block
+
   def counts(self, steps: int) -> dict[str, dict[str, float]]:
     """What the first `steps` batches hold of each cell.
 
-    By cell: `requested` (weight x samples, a real number), `realised` samples, `epochs` (realised
-    samples per row), `tokens`, `image_tokens`, `loss_tokens`, and `replaced`: the samples among
-    them that stand in for a bad record. Over all hosts, as the cells were measured.
+    By cell: `requested` (what the weights ask of so many samples, a real number), `realised`
+    samples, `epochs` (realised samples per row), `tokens`, `image_tokens`, `loss_tokens`, and
+    `replaced`: the samples among them that stand in for a bad record. Over all hosts, as the cells
+    were measured.
     """
     columns = {"tokens": TOKENS, "image_tokens": IMAGE_TOKENS, "loss_tokens": LOSS_TOKENS}
     tally = {
@@ -186,12 +211,11 @@ class PackedLoader:
         np.add.at(tally[name], cell, self.measured.table[flat, column])
       bad = self.measured.table[flat, SOURCE] != flat - self.measured.starts[cell]
       np.add.at(tally["replaced"], cell, bad)
+    requested = self.sampler.quotas(samples)
     return {
-      name: {"requested": weight * samples, "epochs": tally["realised"][i] / max(rows, 1)}
+      name: {"requested": float(requested[i]), "epochs": tally["realised"][i] / max(rows, 1)}
       | {counted: int(values[i]) for counted, values in tally.items()}
-      for i, ((name, weight), rows) in enumerate(
-        zip(self.sampler.weights.items(), self.measured.rows.values(), strict=True)
-      )
+      for i, (name, rows) in enumerate(self.measured.rows.items())
     }
 
   def fill(self, steps: int) -> dict[str, float]:

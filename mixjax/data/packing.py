@@ -205,6 +205,14 @@ class Packing:
     first = block * self.block
     return first, first + np.concatenate(self._parted(block)[: row + 1])
 
+  def forget(self, block: int, cache: str | os.PathLike | None = None):
+    """Lets go of what is known from a block on: its samples are others now, and so is the cache."""
+    with self._lock:
+      del self._ends[block + 1 :]
+      self._packed.cache_clear()
+      self._parted.cache_clear()
+      self._cache, self._kept = None if cache is None else pathlib.Path(cache), 0
+
   def keep(self):
     """Writes what is known of the blocks to the cache, if there is one."""
     if self._cache is None or len(self._ends) == self._kept:

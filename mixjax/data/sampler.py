@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mixjax.data import mixture
-from mixjax.data.schedule import Schedule
+from mixjax.data.stages import StagedSchedule, Stages
 
 
 class Sampler:
@@ -19,15 +19,39 @@ class Sampler:
   mixtures read the same rows of a cell they share, one of them perhaps further.
   """
 
-  def __init__(self, weights: Mapping[str, float], sizes: Mapping[str, int], seed: int):
-    """weights: shares of samples by cell; sizes: rows by cell. Raises as `mixture.check` does."""
-    self.weights = mixture.check(weights, sizes)
+  def __init__(self, weights: Mapping[str, float] | Stages, sizes: Mapping[str, int], seed: int):
+    """weights: shares of samples by cell, or stages of such; sizes: rows by cell.
+
+    Raises as `mixture.check` does.
+    """
+    self.stages = Stages.of(weights)
     self.seed = seed
-    self._names = tuple(self.weights)
-    self._sizes = np.array([sizes[name] for name in self._names], np.int64)
-    self._schedule = Schedule(list(self.weights.values()))
+    self._rows = dict(sizes)
+    self._names = tuple(sizes)
+    self._sizes = np.array(list(sizes.values()), np.int64)
+    self._schedule = StagedSchedule(
+      [stage.start for stage in self.stages],
+      [self._vector(stage.weights, stage.start) for stage in self.stages],
+    )
     # A batch may straddle the epochs of every cell; kept by reference, so one cache an instance.
     self._order = functools.lru_cache(maxsize=2 * len(self._names))(self._shuffle)
+
+  def append(self, start: int, weights: Mapping[str, float]):
+    """From position `start` on these weights hold: for mixers that find them during the run.
+
+    All that comes before `start` stays; call it before anything from `start` on is read, and save
+    `stages` to the run's folder first, so that a restart finds the same rows. Raises ValueError
+    where a stage begins there or later, or as `mixture.check` does.
+    """
+    vector = self._vector(weights, start)
+    self.stages = self.stages.then(start, weights)
+    self._schedule.append(start, vector)
+
+  def _vector(self, weights: Mapping[str, float], start: int) -> Float[np.ndarray, " k"]:
+    try:
+      return np.array(list(mixture.check(weights, self._rows).values()))
+    except ValueError as error:
+      raise ValueError(f"from sample {start} on, {error}" if start else str(error)) from None
 
   def rows(self, start: int, count: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """(cell int32[count], row int64[count]) of the positions start ... start + count - 1.
@@ -47,6 +71,10 @@ class Sampler:
   def counts(self, samples: int) -> Int[np.ndarray, " k"]:
     """How many of the first `samples` positions fall on each cell."""
     return self._schedule.counts(samples)
+
+  def quotas(self, samples: int) -> Float[np.ndarray, " k"]:
+    """How many of the first `samples` positions the weights ask for of each cell."""
+    return self._schedule.quotas(samples)
 
   def _shuffle(self, cell: int, epoch: int) -> Int[np.ndarray, " rows"]:
     """The epoch's permutation of a cell's rows."""
