@@ -22,6 +22,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -272,8 +273,8 @@ def _lines(notes) -> bytes:
 
 
 def _write(path: pathlib.Path, content: bytes | np.ndarray):
-  """Whole or not at all."""
-  partial = path.with_name(f".{path.name}.{os.getpid()}")
+  """Whole or not at all, whoever else may write the same."""
+  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
   with open(partial, "wb") as file:
     if isinstance(content, bytes):
       file.write(content)
