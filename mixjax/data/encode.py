@@ -26,8 +26,8 @@ from jaxtyping import Int
 from mixjax.corpus.tasks import BOX_TOKENS
 
 PAD, START, END, IMAGE = SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
-_USER = f"{START}user\n"
-_ASSISTANT = f"{END}\n{START}assistant\n"
+USER = f"{START}user\n"
+ASSISTANT = f"{END}\n{START}assistant\n"
 
 CHAT_TEMPLATE = (
   "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -55,13 +55,7 @@ class Encoder:
   truncate: bool = False
 
   def __post_init__(self):
-    vocabulary = self.tokenizer.get_vocab()
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    if missing:
-      raise ValueError(
-        f"the tokenizer lacks {', '.join(missing)}: add it with "
-        "tokenizer.add_special_tokens and resize the model's embedding"
-      )
+    check_tokenizer(self.tokenizer)
 
   @property
   def length(self) -> int:
@@ -86,7 +80,7 @@ class Encoder:
   @functools.cached_property
   def _frame(self) -> tuple[list[int], list[int]]:
     """The tokens before the image and those between prompt and answer."""
-    return tuple(self._tokens([_USER, _ASSISTANT]))
+    return tuple(self._tokens([USER, ASSISTANT]))
 
   def count(self, text: str) -> int:
     """How many tokens a text has."""
@@ -176,9 +170,25 @@ class Encoder:
       )
 
   def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-    # The Rust tokenizer underneath, in one call: a tenth of the cost of one Python call a text.
-    batch = self.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [found.ids for found in batch]
+    return tokens_of(self.tokenizer, texts)
+
+
+def check_tokenizer(tokenizer: Tokenizer):
+  """Raises ValueError for a tokenizer that lacks one of SPECIAL_TOKENS."""
+  vocabulary = tokenizer.get_vocab()
+  missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+  if missing:
+    raise ValueError(
+      f"the tokenizer lacks {', '.join(missing)}: add it with "
+      "tokenizer.add_special_tokens and resize the model's embedding"
+    )
+
+
+def tokens_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+  """Each text's tokens, without any frame."""
+  # The Rust tokenizer underneath, in one call: a tenth of the cost of one Python call a text.
+  batch = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+  return [found.ids for found in batch]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
@@ -208,7 +218,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     show_progress=False,
   )
   # Each text with its frame, whose words then become tokens; the control tokens split it as here.
-  words = [part for frame in (_USER, _ASSISTANT) for part in re.split(r"<\|\w+\|>", frame) if part]
+  words = [part for frame in (USER, ASSISTANT) for part in re.split(r"<\|\w+\|>", frame) if part]
   framed = itertools.chain.from_iterable([boxes.sub(" ", text), *words] for text in texts)
   model.train_from_iterator(framed, trainer)
   # Not special: decoding keeps them, and a box in a text is read as its four tokens.

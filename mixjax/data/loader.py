@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from mixjax.atlas.shards import Cells
 from mixjax.corpus.example import Example
+from mixjax.data.bad_records import replacements
 from mixjax.data.encode import Encoder
 from mixjax.data.sampler import Sampler
 from mixjax.data.stages import Stages
@@ -130,7 +131,12 @@ def encode_cells(
         for example in cells[cell]:
           faults.append(_fault(example, image_index, is_bad))
           examples.append(dataclasses.replace(example, images=(b"",) * len(example.images)))
-        replaced = _replacements(cell, examples, faults)
+        replaced = replacements(
+          cell,
+          len(examples),
+          {row: fault for row, fault in enumerate(faults) if fault},
+          lambda row, examples=tuple(examples): examples[row].key,
+        )
         for line in replaced.values():
           ledger.write(json.dumps(line) + "\n")
         examples = [
@@ -181,29 +187,6 @@ def _fault(
   if example.image_key and example.image_key not in image_index:
     return "no features"
   return ""
-
-
-def _replacements(cell: str, examples: list[Example], faults: list[str]) -> dict[int, dict]:
-  """Ledger lines by row: each bad record and the next good one of the cell, going round."""
-  good = np.array([row for row, reason in enumerate(faults) if not reason])
-  if examples and not len(good):
-    raise ValueError(
-      f"cell {cell!r}: none of its {len(examples)} records can be used (the first: "
-      f"{examples[0].key!r}, {faults[0]}); give the cell no rows, or repair its images"
-    )
-  lines = {}
-  for row, reason in enumerate(faults):
-    if reason:
-      by = int(good[np.searchsorted(good, row) % len(good)])
-      lines[row] = {
-        "cell": cell,
-        "row": row,
-        "key": examples[row].key,
-        "reason": reason,
-        "replaced_by": examples[by].key,
-        "replaced_by_row": by,
-      }
-  return lines
 
 
 def _keep_features(features, partial: pathlib.Path, folder: pathlib.Path) -> str:

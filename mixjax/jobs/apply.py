@@ -15,11 +15,11 @@ from etils import epath
 from mixjax.atlas import reference, shards
 from mixjax.atlas.atlas import Atlas
 from mixjax.atlas.parts import Origin
-from mixjax.corpus import readers
+from mixjax.corpus.corpus import RULES
 from mixjax.corpus.example import Example
 from mixjax.data import encode
 from mixjax.jobs import concepts
-from mixjax.jobs.atlas import STANDINS, TEXT
+from mixjax.jobs.atlas import STANDINS, TEXT, described, ignore
 from mixjax.jobs.embedding import embed_corpus
 from mixjax.jobs.workdir import claim, write_whole
 from mixjax.progress import Reporter
@@ -40,6 +40,10 @@ class ApplyConfig:
   checkpoints: str = ""
   seed: int = 0
   source: str = ""
+  reading: str = ""
+  split: str = ""
+  images: str = ""
+  labels: str = RULES
 
   @property
   def checkpoint_folder(self) -> epath.Path:
@@ -67,19 +71,14 @@ def run(config: ApplyConfig, workdir: epath.PathLike, reporter: Reporter) -> dic
   folder = epath.Path(workdir) / "applied"
   atlas = Atlas.load(config.atlas_folder)
   clip = config.checkpoint_folder / "clip"
-  origin = Origin(
-    shards.sha256(epath.Path(config.corpus)), shards.sha256(clip / "model.safetensors"), False
-  )
+  corpus = described(config, epath.Path(config.corpus))
+  origin = Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"), False)
   if atlas.encoder != origin.encoder:
     raise ValueError(
       f"the atlas in {config.atlas_folder} belongs to another encoder than {clip}: give the "
       "checkpoints that it was made with"
     )
-
-  def examples() -> Iterable[Example]:
-    return readers.llava(config.corpus)
-
-  index = embed_corpus(examples, origin, clip, folder, reporter)
+  index = embed_corpus(corpus, origin, clip, folder, reporter)
   if jax.process_index():
     return {}
   reporter.stage("apply")
@@ -94,7 +93,7 @@ def run(config: ApplyConfig, workdir: epath.PathLike, reporter: Reporter) -> dic
   if config.source:
     names = (atlas.names[int(c)] for c in concept)
     of = {"": TEXT} | dict(zip(index["images"], names, strict=True))
-    _add(config, (e for e in examples() if e.image_key in of), of, reporter)
+    _add(config, (e for e in corpus.examples(ignore) if e.image_key in of), of, reporter)
   return found
 
 

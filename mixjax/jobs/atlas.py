@@ -8,6 +8,7 @@ step holds more in memory than a part of the images, whose names are all that is
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -19,9 +20,10 @@ from etils import epath
 from mixjax.atlas import reference, shards
 from mixjax.atlas.atlas import Atlas
 from mixjax.atlas.parts import Origin
-from mixjax.corpus import readers
+from mixjax.corpus.corpus import RULES, Corpus
 from mixjax.corpus.example import Example
 from mixjax.corpus.gallery import gallery
+from mixjax.corpus.readers import Fault, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
 from mixjax.jobs import concepts
@@ -35,9 +37,10 @@ TEXT = "text"  # the concept of rows without pictures
 
 @dataclasses.dataclass(frozen=True)
 class AtlasConfig:
-  """`corpus`: a LLaVA json, or "gallery"; `questions`: a folder with validation.json and
-  benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and clip/.
-  `choose`: numbers of concepts to compare first, as in "10/20/50".
+  """`corpus`: whatever the readers know, or "gallery"; `questions`: a folder with validation.json
+  and benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and
+  clip/. `choose`: numbers of concepts to compare first, as in "10/20/50". `reading`, `split`,
+  `images` and `labels`: see configs/atlas.py.
   """
 
   corpus: str = "gallery"
@@ -49,6 +52,10 @@ class AtlasConfig:
   per_benchmark: int = 150
   workers: int = 2
   choose: str = ""
+  reading: str = ""
+  split: str = ""
+  images: str = ""
+  labels: str = RULES
 
   def __post_init__(self):
     _ = self.compared
@@ -79,18 +86,16 @@ def run(config: AtlasConfig, workdir: epath.PathLike, reporter: Reporter) -> epa
   """Builds `workdir/atlas` (and `workdir/gallery`); returns the atlas folder."""
   workdir = epath.Path(workdir)
   folder = workdir / "atlas"
-  corpus, questions = _sources(config, workdir, reporter)
+  path, questions = _sources(config, workdir, reporter)
+  corpus = described(config, path)
   tokenizer = encode.load_tokenizer(config.checkpoint_folder / "tokenizer")
   encoder = encode.Encoder(tokenizer)
   clip = config.checkpoint_folder / "clip"
-  origin = Origin(shards.sha256(corpus), shards.sha256(clip / "model.safetensors"))
-
-  def examples() -> Iterable[Example]:
-    return readers.llava(corpus)
-
-  index = embed_corpus(examples, origin, clip, folder, reporter, questions)
+  origin = Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"))
+  index = embed_corpus(corpus, origin, clip, folder, reporter, questions)
   if jax.process_index():  # the others have embedded their parts
     return folder
+  examples = functools.partial(corpus.examples, ignore)
   if config.compared:
     concepts.compare(config.compared, folder, config.seed, reporter)
   if not (folder / "atlas.json").exists():
@@ -102,6 +107,16 @@ def run(config: AtlasConfig, workdir: epath.PathLike, reporter: Reporter) -> epa
   atlas = Atlas.load(folder)
   _write_cells(examples, folder, atlas, index, encoder, reporter)
   return folder
+
+
+def described(config, path: epath.Path) -> Corpus:
+  """The corpus at `path`, read as the config says."""
+  stated = {name: value for name in ("split", "images") if (value := getattr(config, name))}
+  return Corpus(path, reading.load(config.reading, **stated), config.labels)
+
+
+def ignore(fault: Fault) -> None:
+  """What the ledger has already, from the first reading."""
 
 
 def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):

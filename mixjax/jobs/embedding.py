@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -10,7 +10,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mixjax.atlas import embed, parts
-from mixjax.corpus.example import Example
+from mixjax.corpus.corpus import Corpus
+from mixjax.corpus.readers import Fault
 from mixjax.evals import benchmarks
 from mixjax.jobs.workdir import write_whole
 from mixjax.models import hf
@@ -20,7 +21,7 @@ INDEX = "embedded.json"
 
 
 def embed_corpus(
-  examples: Callable[[], Iterable[Example]],
+  corpus: Corpus,
   origin: parts.Origin,
   clip: epath.Path,
   folder: epath.Path,
@@ -33,7 +34,7 @@ def embed_corpus(
   kill is not embedded again. INDEX is written last.
 
   Args:
-    examples: the rows of the corpus, from the first one, each time it is called.
+    corpus: the rows; what of them cannot be read goes into `folder/ledger.jsonl`.
     origin: hashes of the corpus and of the tower.
     clip: folder of the tower.
     folder: where everything is written.
@@ -47,17 +48,19 @@ def embed_corpus(
     reporter.stage("embed")
     embedder = embed.Embedder(hf.load_clip(clip))
     host, hosts = jax.process_index(), jax.process_count()
+    unread: list[Fault] = []
+    rows = corpus.examples(unread.append)
     names = parts.write(
-      embedder, examples(), folder / "parts", origin, process_index=host, process_count=hosts
+      embedder, rows, folder / "parts", origin, process_index=host, process_count=hosts
     )
     _wait("parts")
     if host == 0:
       card = parts.join(folder / "parts", names, origin, folder)
       if not card.images:
-        raise ValueError("the corpus has no readable image")
+        raise ValueError(f"{corpus.path} has no readable image")
       if questions is not None:
         _embed_questions(embedder, questions, folder / "questions")
-      _keep_ledger(card, folder, reporter)
+      _keep_ledger(card, unread, folder, reporter)
       write_whole(folder / INDEX, json.dumps(_index(card)))
       shutil.rmtree(folder / "parts")
     _wait(INDEX)
@@ -98,13 +101,15 @@ def _embed_questions(embedder: embed.Embedder, questions: epath.Path, folder: ep
     write_whole(folder / f"{split}.json", (questions / f"{split}.json").read_text())
 
 
-def _keep_ledger(card: parts.Card, folder: epath.Path, reporter: Reporter) -> None:
-  lines = (
-    json.dumps({"image": key, "error": error, "action": "left out"}) + "\n"
-    for key, error in card.unreadable.items()
-  )
+def _keep_ledger(
+  card: parts.Card, unread: Sequence[Fault], folder: epath.Path, reporter: Reporter
+) -> None:
+  left_out = [{"image": key, "error": error} for key, error in card.unreadable.items()]
+  left_out += [{"row": f.where, "error": f"{f.kind}: {f.detail}"} for f in unread]
+  lines = (json.dumps(entry | {"action": "left out"}) + "\n" for entry in left_out)
   write_whole(folder / "ledger.jsonl", "".join(lines))
-  if card.unreadable:
+  if left_out:
     reporter.say(
-      f"{len(card.unreadable)} images cannot be read and were left out: {folder / 'ledger.jsonl'}"
+      f"{len(card.unreadable)} images and {len(unread)} rows cannot be read and were left out: "
+      f"{folder / 'ledger.jsonl'}"
     )
