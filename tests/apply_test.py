@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from mixjax.atlas import embed, parts, shards
 from mixjax.atlas.atlas import Atlas
+from mixjax.corpus.corpus import Corpus
 from mixjax.jobs import apply, concepts, embedding
 from mixjax.jobs.atlas import STANDINS
 from mixjax.progress import Reporter
@@ -52,20 +54,16 @@ def atlas(tmp_path, monkeypatch):
   monkeypatch.setattr(embed, "Embedder", Tower)
   monkeypatch.setattr(embedding.hf, "load_clip", lambda folder: None)
   (tmp_path / "old").mkdir()
-  corpus = write_corpus(tmp_path / "old", 0, (60, 50, 40))
-  folder = concepts.epath.Path(tmp_path) / "run" / "atlas"
+  corpus = Corpus(epath.Path(write_corpus(tmp_path / "old", 0, (60, 50, 40))))
+  folder = epath.Path(tmp_path) / "run" / "atlas"
   clip = STANDINS / "clip"
-  origin = parts.Origin(shards.sha256(corpus), shards.sha256(clip / "model.safetensors"))
-
-  def examples():
-    return apply.readers.llava(corpus)
-
-  index = embedding.embed_corpus(examples, origin, clip, folder, Reporter())
+  origin = parts.Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"))
+  index = embedding.embed_corpus(corpus, origin, clip, folder, Reporter())
   concepts.compare([2, 3], folder, 0, Reporter())
-  concepts.fit(examples, folder, index, 3, 0, {"extra": 1}, Reporter())
+  concepts.fit(corpus.examples, folder, index, 3, 0, {"extra": 1}, Reporter())
   names, found = Atlas.load(folder), np.load(folder / "embeddings.npy")
   of = dict(zip(index["images"], map(names.names.__getitem__, names.assign(found)), strict=True))
-  shards.write_cells(examples(), of, folder / "cells", concepts=names.names)
+  shards.write_cells(corpus.examples(), of, folder / "cells", concepts=names.names)
   return tmp_path / "run"
 
 
