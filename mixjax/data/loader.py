@@ -88,8 +88,8 @@ def encode_cells(
 ) -> EncodedCells:
   """Tokenises every row and writes the arrays under `folder`, whole or not at all.
 
-  A row's picture comes first, wherever its prompt has it. A bad record (its image is in `bad` or has
-  no features, it has several images or an empty answer) is replaced in place by the next good
+  A row's picture comes first, wherever its prompt has it. A bad record (its image is in `bad` or
+  has no features, it has several images or an empty answer) is replaced in place by the next good
   record of its own cell, so that sizes and all other rows stay as they are; each replacement is a
   line of `folder/ledger.jsonl`.
 
