@@ -133,7 +133,7 @@ def test_a_run_learns_and_says_what_it_saw(whole):
   assert result["mesh"] == {"data": 4, "model": 2}
   counts = result["counts"]
   seen = {cell: entry["realised"] for cell, entry in counts.items() if entry["realised"]}
-  assert set(seen) == {"noise/caption", "noise/vqa"} and min(seen.values()) > 40
+  assert set(seen) == {"noise/caption", "noise/vqa"} and min(seen.values()) > 20
 
 
 @pytest.mark.slow

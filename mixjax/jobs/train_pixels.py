@@ -6,7 +6,7 @@ writes what is not a checkpoint.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -69,7 +69,7 @@ def main(config: dict, workdir: str) -> None:
 
   began = time.time()
   with jax.set_mesh(mesh):
-    graphdef, state = train(config, pretrained, model, loader, mesh, shape, folder, on_step)
+    graphdef, state = train(config, pretrained, model, loader, mesh, folder, on_step)
     trained = nnx.merge(graphdef, state.params)
   hf.save_llava_next(trained, folder / "model", config["export"], source=folder / "frame")
   if first:
@@ -150,8 +150,16 @@ def make_loader(
   return PackedLoader(measured, weights, config["seed"], shape)
 
 
-def train(config, pretrained, model, loader, mesh, shape, folder, on_step):
-  """(the model's graph, the state after all steps), under the mesh that is set."""
+def train(
+  config: dict[str, Any],
+  pretrained: Pretrained,
+  model: LlavaNextConfig,
+  loader: PackedLoader,
+  mesh: Mesh,
+  folder: epath.Path,
+  on_step: Callable[[int, float], None],
+) -> tuple[nnx.GraphDef, step_lib.TrainState]:
+  """(the model's graph, the state after all steps), on the mesh that is set."""
   optimizer = OptimizerConfig(**{**config["optimizer"], "rates": rates(config)})
   tx = make_optimizer(optimizer, config["steps"])
   graphdef, like = vlm.abstract_state(model, tx, mesh)
@@ -162,7 +170,7 @@ def train(config, pretrained, model, loader, mesh, shape, folder, on_step):
     rest = jax.jit(lambda params: (tx.init(params), jnp.zeros((), jnp.int32)), out_shardings=places)
     return step_lib.TrainState(params, *rest(params))
 
-  places = {name: leaf.sharding for name, leaf in vlm.abstract_batch(shape, mesh).items()}
+  places = {name: leaf.sharding for name, leaf in vlm.abstract_batch(loader.shape, mesh).items()}
 
   def batches(first: int) -> Iterator[Batch]:
     mine = dict(process_index=jax.process_index(), process_count=jax.process_count())
