@@ -18,12 +18,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """`labeller`: ocr, or vlm with the folder of a LLaVA or LLaVA-NeXT checkpoint as `model`.
 
   `task`: caption, ocr, grounded or detection, for vlm. `tokenizer`: where the checkpoint has none.
-  `confidence`: of the text that ocr keeps. `copy`: the labelled pictures go into OUT as well, for a
-  corpus that holds them inside its files; otherwise rows name them as the corpus does.
+  `confidence`: of the text that ocr keeps. `reading`, `split`, `images`: as in configs/atlas.py.
+  `copy`: the labelled pictures go into OUT as well, for a corpus that holds them inside its files;
+  otherwise rows name them as the corpus does, to be read with images=FOLDER of the corpus.
   """
   args = parse_arg(
     arg,
     corpus="",
+    reading="",
+    split="",
+    images="",
     labeller="ocr",
     task="caption",
     model="proxy",

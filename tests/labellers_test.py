@@ -20,7 +20,7 @@ from mixjax.corpus.example import Example
 from mixjax.corpus.gallery import documents
 from mixjax.corpus.labellers import boxes
 from mixjax.corpus.labellers.labeller import Answer, Refusal, opened
-from mixjax.corpus.labellers.ocr import Ocr, raster_order
+from mixjax.corpus.labellers.ocr import SLIMMEST, Ocr, padded, raster_order
 from mixjax.corpus.labellers.vlm import Vlm, digest
 from mixjax.data import encode, tiles
 from mixjax.jobs import label
@@ -82,6 +82,16 @@ def test_snippets_come_in_raster_order():
   # Two lines, the first a little askew, then one of small letters.
   corners = np.array([box(50, 4), box(5, 0), box(60, 21), box(0, 20), box(0, 33, height=4)], float)
   assert raster_order(corners) == [1, 0, 3, 2, 4]
+
+
+@pytest.mark.parametrize("size", [(1, 300), (3000, 1), (40, 10), (7, 9)])
+def test_a_strip_is_padded_and_stays_in_the_middle(size):
+  pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+  wide = padded(Image.fromarray(pixels))
+  assert max(wide.size) == max(size) and max(wide.size) <= SLIMMEST * min(wide.size)
+  left, top = ((a - b) // 2 for a, b in zip(wide.size, size, strict=True))
+  inside = np.asarray(wide)[top : top + size[1], left : left + size[0]]
+  assert np.array_equal(inside, pixels)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +274,7 @@ def test_every_picture_is_labelled_once(tmp_path):
   assert labeller.seen == counts["pictures"] == 10 and counts["rows"] == counts["refused"] == 5
   rows = json.loads((tmp_path / "labels.json").read_text())
   assert [row["image"] for row in rows] == [f"pics/{i}.png" for i in (2, 4, 6, 8, 10)]
-  assert rows[0]["labeller"] == "lengths 1" and rows[0]["domain"] == "toys"
+  assert rows[0]["label"] == "lengths 1" and rows[0]["domain"] == "toys"
   ledger = [json.loads(line) for line in (tmp_path / "refused.jsonl").read_text().splitlines()]
   assert ledger[1] == {"image": "pics/3.png", "task": "caption", "reason": "3 is odd"}
 
@@ -292,7 +302,7 @@ def test_answers_of_another_labeller_or_corpus_are_not_mixed(tmp_path):
 
 def test_the_rows_are_a_corpus(tmp_path):
   run(tmp_path, Lengths(), copy=True)
-  found = list(readers.llava(tmp_path / "labels.json"))
+  found = list(readers.read(tmp_path / "labels.json"))
   assert [len(example.image) for example in found] == [2, 4, 6, 8, 10]
   assert found[0].task == tasks.CAPTION and found[0].prompt == tasks.PROMPTS[tasks.CAPTION]
   assert found[0].answer == "2 bytes" and found[0].image_key == "pics/2.png"

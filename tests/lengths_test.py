@@ -48,8 +48,12 @@ def encoder(tmp_path_factory):
   return ConversationEncoder(tokenizer, GEOMETRY, 120, 100, 5)
 
 
+def concept_of(example):
+  return example.key.split("/")[0]
+
+
 def write(examples, folder):
-  shards.write_cells(examples, lambda example: example.key.split("/")[0], folder)
+  shards.write_cells(examples, concept_of, folder)
   return shards.open_cells(folder)
 
 
@@ -147,6 +151,24 @@ def test_only_what_is_new_is_measured(encoder, measured, tmp_path, monkeypatch):
   assert done and not done & set(seen[seen.index("") :])
   np.testing.assert_array_equal(table_of(found, "charts/vqa"), table_of(measured, "charts/vqa"))
   assert len(found.table) == len(measured.table) + 1 and found.fingerprint != measured.fingerprint
+
+
+def test_a_source_that_is_added_is_all_that_is_measured(encoder, measured, tmp_path, monkeypatch):
+  write(corpus(), tmp_path / "cells")
+  first = measure_cells(shards.open_cells(tmp_path / "cells"), encoder, tmp_path / "to", **SHARES)
+  more = [row("charts/vqa", 20, image=b""), row("charts/vqa", 21), row("maps/ocr", 4, image=None)]
+  shards.write_cells(more, concept_of, tmp_path / "cells", source="more")
+  seen, measure = [], lengths._measure
+  monkeypatch.setattr(lengths, "_measure", lambda *args: seen.append(args[-1]) or measure(*args))
+  found = measure_cells(shards.open_cells(tmp_path / "cells"), encoder, tmp_path / "to", **SHARES)
+  assert sorted(seen) == [("charts/vqa", 20, 22), ("maps/ocr", 4, 5)]
+  for cell in ("maps/vqa", "maps/ocr", "charts/vqa"):
+    np.testing.assert_array_equal(
+      table_of(found, cell)[: first.rows[cell]], table_of(measured, cell)
+    )
+  added = next(line for line in lines_of(found) if line["row"] == 20)
+  assert added["key"] == "charts/vqa-20" and added["replaced_by"] == "charts/vqa-21"
+  assert table_of(found, "charts/vqa")[20, SOURCE] == 21
 
 
 def test_too_many_bad_records_stop_the_run(cells, encoder, tmp_path):

@@ -174,6 +174,12 @@ def test_rows_come_in_no_order_of_length():
   )
 
 
+def test_blocks_of_equal_lengths_come_in_orders_of_their_own():
+  made = packing(np.tile(LENGTHS[:BLOCK], (3, 1)))
+  blocks = [[(row % BLOCK).tolist() for row in rows_of(made, block)] for block in range(2)]
+  assert sorted(blocks[0]) == sorted(blocks[1]) and blocks[0] != blocks[1]
+
+
 def test_samples_of_the_first_rows():
   made = packing()
   for rows in (0, 1, 30, 200):

@@ -340,11 +340,17 @@ def test_our_own_cells_are_a_tfds_folder(tmp_path):
   from mixjax.atlas import shards
 
   row = Example(
-    "k", "ocr", (Turn("a <image>", "b"), Turn("c", "d")), ("one", "two"), (png(1), png(2)), "signs"
+    "k",
+    "ocr",
+    (Turn("a <image>", "b"), Turn("c", "d")),
+    ("one", "two"),
+    (png(1), png(2)),
+    "signs",
+    label="rapidocr 3.4",
   )
   shards.write_cells([row], lambda e: "signs", tmp_path / "cells")
   (back,) = readers.read(tmp_path / "cells" / "signs" / "ocr" / "1.0.0")
-  assert (seen(back), back.domain) == (seen(row), "signs")
+  assert back == row
 
 
 def test_json_of_ours_is_llavas(tmp_path):

@@ -97,7 +97,7 @@ def test_recorded_runs_read_the_same_samples():
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 17, 60])
 def test_later_laps_do_not_drift(cells):
-  """Beyond the first lap a count is within one sample, or one and a half at the rim of a lap."""
+  """Beyond the first lap a count is within one sample, or a little more where laps meet."""
   for seed in range(4):
     random = np.random.default_rng([cells, seed])
     weights = random.dirichlet(np.full(cells, random.choice([0.1, 1, 20])))
@@ -109,8 +109,8 @@ def test_later_laps_do_not_drift(cells):
     np.testing.assert_array_equal(earlier, counts[np.arange(20_250), found] - 1)
     deviation = np.abs(counts - np.arange(1, 20_251)[:, None] * weights).max(axis=1)
     assert deviation[:500].max() < 1
-    assert deviation.max() < 2
-    assert np.mean(deviation >= 1) < 0.02
+    assert deviation.max() < 1.5
+    assert np.mean(deviation >= 1) < 0.003
 
 
 @pytest.mark.parametrize("cells", [12, 1000])

@@ -17,12 +17,14 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 import transformers
 from jaxtyping import Int
 
+from mixjax.corpus.example import Turn
 from mixjax.corpus.tasks import BOX_TOKENS
 
 PAD, START, END, IMAGE = SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
@@ -41,12 +43,21 @@ CHAT_TEMPLATE = (
 Tokenizer = transformers.PreTrainedTokenizerBase
 
 
+class _Frame(NamedTuple):
+  """The tokens before the image, between prompt and answer, and between turns."""
+
+  user: list[int]
+  assistant: list[int]
+  between: list[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoder:
   """Turns prompts and answers into arrays of `image_tokens + text_length` tokens.
 
-  `truncate` cuts answers that are too long (they then lack their <|im_end|>) where the default is
-  to raise. The tokenizer must have the four SPECIAL_TOKENS.
+  `truncate` cuts first answers that are too long (they then lack their <|im_end|>) and leaves out
+  later turns that do not fit, where the default is to raise. The tokenizer must have the four
+  SPECIAL_TOKENS.
   """
 
   tokenizer: Tokenizer
@@ -78,9 +89,8 @@ class Encoder:
     return frozenset(self.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
 
   @functools.cached_property
-  def _frame(self) -> tuple[list[int], list[int]]:
-    """The tokens before the image and those between prompt and answer."""
-    return tuple(self._tokens([USER, ASSISTANT]))
+  def _frame(self) -> _Frame:
+    return _Frame(*self._tokens([USER, ASSISTANT, f"\n{USER}"]))
 
   def count(self, text: str) -> int:
     """How many tokens a text has."""
@@ -104,9 +114,15 @@ class Encoder:
     answers: Sequence[str],
     with_image: Sequence[bool],
     keys: Sequence[str],
+    later: Sequence[Sequence[Turn]] | None = None,
   ) -> dict[str, np.ndarray]:
-    """`encode` of n rows: ids int32[n, t], loss_mask and mask bool[n, t], truncated bool[n]."""
+    """`encode` of n rows: ids int32[n, t], loss_mask and mask bool[n, t], truncated bool[n].
+
+    `later` has each row's turns after the first. Where `truncate` is on, those that do not fit are
+    left out, and the row counts as truncated.
+    """
     n = len(prompts)
+    later = later or [()] * n
     arrays = {
       "ids": np.full((n, self.length), self.pad_id, np.int32),
       "loss_mask": np.zeros((n, self.length), bool),
@@ -114,8 +130,10 @@ class Encoder:
       "truncated": np.zeros(n, bool),
     }
     said = self._tokens(answers)
+    follow = iter(self._tokens([text for turns in later for turn in turns for text in turn]))
     for i, asked in enumerate(self._prompt_tokens(prompts, with_image, keys)):
       self._check(said[i], keys[i], "answer")
+      more = [(next(follow), next(follow)) for _ in later[i]]
       first = 0 if with_image[i] else self.image_tokens
       begin = first + len(asked)
       row = asked + said[i] + [self.end_id]
@@ -129,9 +147,25 @@ class Encoder:
         row = row[: self.length - first]
         arrays["truncated"][i] = True
       end = first + len(row)
+      arrays["loss_mask"][i, begin:end] = True
+      for prompt, answer in more:
+        self._check(prompt, keys[i], "prompt")
+        self._check(answer, keys[i], "answer")
+        turn = self._frame.between + prompt + self._frame.assistant
+        begin, end = end + len(turn), end + len(turn) + len(answer) + 1
+        if end > self.length or arrays["truncated"][i]:
+          if not self.truncate:
+            raise ValueError(
+              f"row {keys[i]!r} has {len(more) + 1} turns, which do not fit in {self.length} "
+              "tokens: raise text_length, or set truncate=True"
+            )
+          arrays["truncated"][i] = True
+          break
+        row += [*turn, *answer, self.end_id]
+        arrays["loss_mask"][i, begin:end] = True
+      end = first + len(row)
       arrays["ids"][i, first:end] = row
       arrays["mask"][i, first:end] = True
-      arrays["loss_mask"][i, begin:end] = True
     return arrays
 
   def prompt(self, prompt: str, with_image: bool = True) -> dict[str, np.ndarray]:
@@ -152,7 +186,7 @@ class Encoder:
 
   def _prompt_tokens(self, prompts, with_image, keys) -> list[list[int]]:
     """Everything before the answer, for each row."""
-    user, assistant = self._frame
+    user, assistant, _ = self._frame
     picture = [self.image_id] * self.image_tokens
     texts = [f"\n{p}" if seen else p for p, seen in zip(prompts, with_image, strict=True)]
     rows = []

@@ -5,9 +5,9 @@ A folder of lengths looks like this:
     lengths/index.json               which rows-... and ledger-... hold for which cells
     lengths/rows-<digest>.npy        int32[rows of all cells, 5], memory-mapped: see COLUMNS
     lengths/ledger-<digest>.jsonl    a line for each record replaced or shortened
-    lengths/cells/<digest>.{npy,jsonl}   what was found in one cell
+    lengths/shards/<digest>.{npy,jsonl}  what was found in one shard of a cell
 
-A cell's digest is of its files, of the tokenizer and of all limits. So a cell that is added, or
+A shard's digest is of its file, of the tokenizer and of all limits. So a source that is added, or
 scanning that was killed, costs no more than what is new; each file is written whole or not at all.
 """
 
@@ -22,7 +22,8 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
@@ -92,17 +93,15 @@ def measure_cells(
       ledger that lists them.
   """
   folder = pathlib.Path(folder)
-  (folder / "cells").mkdir(parents=True, exist_ok=True)
-  digests = {
-    cell: _digest(cells, cell, encoder, limits, decode) for cell in cells if cells.rows[cell]
-  }
-  fingerprint = hashlib.sha256(json.dumps([FORMAT, digests]).encode()).hexdigest()
-  places = {cell: folder / "cells" / f"{digest[:32]}.npy" for cell, digest in digests.items()}
-  missing = [cell for cell, place in places.items() if not place.exists()]
-  for cell, lengths, notes in _measured(cells, missing, encoder, limits, decode, workers):
+  (folder / "shards").mkdir(parents=True, exist_ok=True)
+  shards = [shard for cell in cells for shard in _shards(cells, cell, encoder, limits, decode)]
+  known = [(shard.cell, shard.start, shard.digest) for shard in shards]
+  fingerprint = hashlib.sha256(json.dumps([FORMAT, cells.rows, known]).encode()).hexdigest()
+  missing = [shard for shard in shards if not shard.place(folder).exists()]
+  for shard, lengths, notes in _measured(cells, missing, encoder, limits, decode, workers):
     # The array last: it says that both are there.
-    _write(places[cell].with_suffix(".jsonl"), _lines(notes))
-    _write(places[cell], lengths)
+    _write(shard.place(folder).with_suffix(".jsonl"), _lines(notes))
+    _write(shard.place(folder), lengths)
 
   ledger = folder / f"ledger-{fingerprint[:16]}.jsonl"
   table = folder / f"rows-{fingerprint[:16]}.npy"
@@ -110,7 +109,7 @@ def measure_cells(
   if (folder / INDEX).exists():
     index = json.loads((folder / INDEX).read_text())
   if index.get("fingerprint") != fingerprint or not table.exists():
-    report = _join(cells, places, table, ledger)
+    report = _join(cells, shards, folder, table, ledger)
     index = {"fingerprint": fingerprint, "decode": decode, "cells": report}
     _write(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
   _check_shares(cells.rows, index["cells"], max_bad_of_cell, max_bad, ledger)
@@ -128,24 +127,45 @@ def measure_cells(
   )
 
 
-def _digest(cells, cell: str, encoder, limits: PictureLimits, decode: bool) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+  """The rows start ... stop - 1 of a cell, which are one file."""
+
+  cell: str
+  start: int
+  stop: int
+  digest: str
+
+  def place(self, folder: pathlib.Path) -> pathlib.Path:
+    return folder / "shards" / f"{self.digest[:32]}.npy"
+
+
+def _shards(cells: Cells, cell: str, encoder, limits: PictureLimits, decode: bool) -> list[_Shard]:
+  found, stop = [], 0
   entry = cells.manifest["cells"][cell]
-  said = [FORMAT, entry, encoder.fingerprint, dataclasses.asdict(limits), decode]
-  return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+  for shard in entry.get("shards", ()):
+    (file,) = (info for name, info in entry["files"].items() if name.endswith(f"/{shard['file']}"))
+    said = [FORMAT, file["sha256"], encoder.fingerprint, dataclasses.asdict(limits), decode]
+    start, stop = stop, stop + shard["rows"]
+    found.append(_Shard(cell, start, stop, hashlib.sha256(json.dumps(said).encode()).hexdigest()))
+  return found
 
 
 def _measured(
-  cells: Cells, names: list[str], encoder, limits: PictureLimits, decode: bool, workers: int
-) -> Iterator[tuple[str, Int[np.ndarray, "n 4"], list[dict]]]:
-  """(cell, lengths of its rows, notes on those bad or shortened), cell after cell."""
-  chunks = {
-    cell: [
-      (cell, start, min(start + _CHUNK, cells.rows[cell]))
-      for start in range(0, cells.rows[cell], _CHUNK)
+  cells: Cells, shards: list[_Shard], encoder, limits: PictureLimits, decode: bool, workers: int
+) -> Iterator[tuple[_Shard, Int[np.ndarray, "n 4"], list[dict]]]:
+  """(shard, lengths of its rows, notes on those bad or shortened), shard after shard.
+
+  Notes count rows from the shard's first.
+  """
+  chunks = [
+    [
+      (shard.cell, start, min(start + _CHUNK, shard.stop))
+      for start in range(shard.start, shard.stop, _CHUNK)
     ]
-    for cell in names
-  }
-  work = list(itertools.chain.from_iterable(chunks.values()))
+    for shard in shards
+  ]
+  work = list(itertools.chain.from_iterable(chunks))
   measure = functools.partial(_measure, cells, encoder, limits, decode)
   with contextlib.ExitStack() as stack:
     found = map(measure, work)
@@ -153,9 +173,12 @@ def _measured(
       context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
       pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (measure,))
       found = stack.enter_context(pool).map(_work, work)
-    for cell, parts in chunks.items():
+    for shard, parts in zip(shards, chunks, strict=True):
       lengths, notes = zip(*itertools.islice(found, len(parts)), strict=True)
-      yield cell, np.concatenate(lengths), list(itertools.chain.from_iterable(notes))
+      notes = [
+        note | {"row": note["row"] - shard.start} for note in itertools.chain.from_iterable(notes)
+      ]
+      yield shard, np.concatenate(lengths), notes
 
 
 def _start(measure):
@@ -210,18 +233,25 @@ def _reason(error: ValueError) -> str:
 
 
 def _join(
-  cells: Cells, places: Mapping[str, pathlib.Path], table: pathlib.Path, ledger: pathlib.Path
+  cells: Cells,
+  shards: list[_Shard],
+  folder: pathlib.Path,
+  table: pathlib.Path,
+  ledger: pathlib.Path,
 ) -> dict[str, dict[str, int]]:
   """Writes the table and the ledger of all cells; returns the report."""
-  report, parts = {}, [np.zeros((0, len(COLUMNS)), np.int32)]
-  lines = []
+  lengths = {cell: [np.zeros((0, SOURCE), np.int32)] for cell in cells}
+  notes = {cell: [] for cell in cells}
+  for shard in shards:
+    lengths[shard.cell].append(np.load(shard.place(folder)))
+    for line in shard.place(folder).with_suffix(".jsonl").read_text().splitlines():
+      note = json.loads(line)
+      notes[shard.cell].append(note | {"row": note["row"] + shard.start})
+  report, parts, lines = {}, [], []
   for cell, rows in cells.rows.items():
-    notes = []
-    if rows:
-      notes = [json.loads(x) for x in places[cell].with_suffix(".jsonl").read_text().splitlines()]
-    faults = {note["row"]: note["bad"] for note in notes if "bad" in note}
+    faults = {note["row"]: note["bad"] for note in notes[cell] if "bad" in note}
     replaced = replacements(cell, rows, faults, functools.partial(_key, cells, cell))
-    shortened = [note for note in notes if "shortened" in note]
+    shortened = [note for note in notes[cell] if "shortened" in note]
     lines += replaced.values()
     lines += [
       {"cell": cell, "row": note["row"], "key": note["key"], "reason": "shortened"}
@@ -229,10 +259,9 @@ def _join(
       for note in shortened
     ]
     report[cell] = {"rows": rows, "replaced": len(replaced), "shortened": len(shortened)}
-    if rows:
-      source = np.arange(rows, dtype=np.int32)
-      source[list(replaced)] = [line["replaced_by_row"] for line in replaced.values()]
-      parts.append(np.column_stack([np.load(places[cell])[source], source]))
+    source = np.arange(rows, dtype=np.int32)
+    source[list(replaced)] = [line["replaced_by_row"] for line in replaced.values()]
+    parts.append(np.column_stack([np.concatenate(lengths[cell])[source], source]))
   _write(ledger, _lines(lines))
   _write(table, np.concatenate(parts))
   return report
@@ -272,8 +301,8 @@ def _lines(notes) -> bytes:
 
 
 def _write(path: pathlib.Path, content: bytes | np.ndarray):
-  """Whole or not at all."""
-  partial = path.with_name(f".{path.name}.{os.getpid()}")
+  """Whole or not at all, whoever else may write the same."""
+  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
   with open(partial, "wb") as file:
     if isinstance(content, bytes):
       file.write(content)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mixjax.atlas.shards import Cells
-from mixjax.corpus.example import Example
+from mixjax.corpus.example import IMAGE, Example
 from mixjax.data.bad_records import replacements
 from mixjax.data.encode import Encoder
 from mixjax.data.sampler import Sampler
@@ -88,9 +88,10 @@ def encode_cells(
 ) -> EncodedCells:
   """Tokenises every row and writes the arrays under `folder`, whole or not at all.
 
-  A bad record (its image is in `bad` or has no features, or its answer is empty) is replaced in
-  place by the next good record of its own cell, so that sizes and all other rows stay as they are;
-  each replacement is a line of `folder/ledger.jsonl`.
+  A row's picture comes first, wherever its prompt has it. A bad record (its image is in `bad` or
+  has no features, it has several images or an empty answer) is replaced in place by the next good
+  record of its own cell, so that sizes and all other rows stay as they are; each replacement is a
+  line of `folder/ledger.jsonl`.
 
   Args:
     cells: the rows.
@@ -144,10 +145,11 @@ def encode_cells(
           for i, example in enumerate(examples)
         ]
         encoded = encoder.encode_many(
-          [e.prompt for e in examples],
+          [e.prompt.replace(IMAGE, "").strip() for e in examples],
           [e.answer for e in examples],
           [bool(e.image_key) for e in examples],
           [e.key for e in examples],
+          later=[e.turns[1:] for e in examples],
         )
         here = slice(start, start + len(examples))
         for name in ("ids", "loss_mask", "mask"):
@@ -180,8 +182,10 @@ def _fault(
   example: Example, image_index: Mapping[str, int], is_bad: Callable[[Example], bool]
 ) -> str:
   """Why a record cannot be used, or ""."""
-  if not example.answer.strip():
+  if not all(turn.answer.strip() for turn in example.turns):
     return "empty answer"
+  if len(example.images) > 1:
+    return "several pictures"
   if is_bad(example):
     return "bad image"
   if example.image_key and example.image_key not in image_index:

@@ -17,6 +17,7 @@ import functools
 import os
 import pathlib
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -219,7 +220,7 @@ class Packing:
       return
     with self._lock:
       counts = np.diff(self._ends).astype(np.int32)
-    partial = self._cache.with_name(f".{self._cache.name}.{os.getpid()}")
+    partial = self._cache.with_name(f".{self._cache.name}.{uuid.uuid4().hex}")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with open(partial, "wb") as file:
       np.save(file, counts)

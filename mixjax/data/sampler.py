@@ -81,4 +81,5 @@ class Sampler:
     name = int.from_bytes(hashlib.sha256(self._names[cell].encode()).digest()[:8])
     bits = np.random.Philox(np.random.SeedSequence([self.seed, name, epoch]))
     # NumPy keeps raw bits stable between releases, but not `Generator.permutation`.
-    return np.argsort(bits.random_raw(int(self._sizes[cell])), kind="stable")
+    order = np.argsort(bits.random_raw(int(self._sizes[cell])), kind="stable")
+    return order.astype(np.min_scalar_type(int(self._sizes[cell])))  # half of the memory, or less

@@ -20,8 +20,8 @@ The first lap is the rule as it stands. What the cells have had when a later lap
 without the laps before it: n w rounded to whole samples, those with the largest remainders up;
 cells of less than a few samples a lap, which would then gain and lose one, by the same rule on what
 a lap leaves of them. Within a lap the windows above hold again, cut off at its end. So a position
-costs what its place in its own lap costs, however far it is, and later laps too stay within one
-sample, but for a few hundredths where two laps meet (measured; the proof is of the first).
+costs what its place in its own lap costs, however far it is. Later laps too stay within one sample,
+or within 1.3 near where two laps meet (measured; the proof is of the first).
 """
 
 import functools

@@ -29,6 +29,8 @@ from mixjax.data.loader import encode_cells
 from mixjax.jobs import concepts
 from mixjax.jobs.embedding import embed_corpus
 from mixjax.jobs.workdir import claim, write_whole
+from mixjax.models import hf_config
+from mixjax.models.clip_config import ClipConfig
 from mixjax.progress import Reporter
 
 STANDINS = epath.Path(__file__).parent.parent / "standins"
@@ -39,8 +41,9 @@ TEXT = "text"  # the concept of rows without pictures
 class AtlasConfig:
   """`corpus`: whatever the readers know, or "gallery"; `questions`: a folder with validation.json
   and benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and
-  clip/. `choose`: numbers of concepts to compare first, as in "10/20/50". `reading`, `split`,
-  `images` and `labels`: see configs/atlas.py.
+  clip/. `choose`: numbers of concepts to compare first, as in "10/20/50". `text_length`:
+  places for tokens of text in a row. `reading`, `split`, `images` and `labels`: see
+  configs/atlas.py.
   """
 
   corpus: str = "gallery"
@@ -52,6 +55,7 @@ class AtlasConfig:
   per_benchmark: int = 150
   workers: int = 2
   choose: str = ""
+  text_length: int = 48
   reading: str = ""
   split: str = ""
   images: str = ""
@@ -89,8 +93,13 @@ def run(config: AtlasConfig, workdir: epath.PathLike, reporter: Reporter) -> epa
   path, questions = _sources(config, workdir, reporter)
   corpus = described(config, path)
   tokenizer = encode.load_tokenizer(config.checkpoint_folder / "tokenizer")
-  encoder = encode.Encoder(tokenizer)
   clip = config.checkpoint_folder / "clip"
+  encoder = encode.Encoder(
+    tokenizer,
+    hf_config.configured(clip, "clip", ClipConfig).vision.num_patches,
+    config.text_length,
+    truncate=config.corpus != "gallery",
+  )
   origin = Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"))
   index = embed_corpus(corpus, origin, clip, folder, reporter, questions)
   if jax.process_index():  # the others have embedded their parts
@@ -175,8 +184,12 @@ def _write_cells(
   )
   features = np.load(folder / "features.npy", mmap_mode="r")
   image_row = {key: i for i, key in enumerate(index["images"])}
-  encode_cells(shards.open_cells(cells_folder), encoder, features, image_row, encoded_folder)
+  cells = shards.open_cells(cells_folder)
+  encoded = encode_cells(cells, encoder, features, image_row, encoded_folder)
   write_whole(made, json.dumps(names))
+  for what in ("truncated", "replaced"):
+    if count := sum(cell[what] for cell in encoded.report.values()):
+      reporter.say(f"cells: {count} rows were {what}; by cell in {encoded_folder / 'cells.json'}")
   filled = sum(cell["rows"] > 0 for cell in manifest["cells"].values())
   total = sum(cell["rows"] for cell in manifest["cells"].values())
   reporter.say(f"cells: {total} rows in {filled} cells of {len(manifest['cells'])}")

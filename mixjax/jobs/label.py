@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from etils import epath
 
-from mixjax.corpus import readers
+from mixjax.corpus.corpus import Corpus
 from mixjax.corpus.example import IMAGE, Example
 from mixjax.corpus.labellers.labeller import Answer, Labeller
+from mixjax.corpus.readers import Fault, reading
 from mixjax.jobs.workdir import claim, write_whole
 from mixjax.progress import Reporter
 
@@ -26,10 +27,12 @@ class Picture(NamedTuple):
 def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it: leaves labels.json, refused.jsonl and provenance.json."""
   folder = claim(workdir, config)
-  reporter = Reporter()
-  run(
-    make(config), readers.llava(epath.Path(config["corpus"])), folder, reporter, copy=config["copy"]
-  )
+  stated = {name: config[name] for name in ("split", "images") if config[name]}
+  corpus = Corpus(epath.Path(config["corpus"]), reading.load(config["reading"], **stated))
+  reporter, faults = Reporter(), list[Fault]()
+  run(make(config), corpus.examples(faults.append), folder, reporter, copy=config["copy"])
+  if faults:
+    reporter.say(f"{len(faults)} rows cannot be used, the first {faults[0]}: lint lists them")
   reporter.close()
 
 
@@ -61,7 +64,7 @@ def run(
 ) -> dict:
   """Labels each picture once, in the order of the corpus; returns what provenance.json holds.
 
-  A part that is there is kept. A row's "labeller" is the labeller's name, which belongs into
+  A part that is there is kept. A row's "label" is the labeller's name, which readers put into
   `Example.label`; its image has the name that it has in the corpus, so that it falls under the same
   concept as the corpus's own rows of it.
 
@@ -131,7 +134,7 @@ def _label(labeller: Labeller, pictures: list[Picture]) -> dict:
       "id": f"{name}#{labeller.task}",
       "image": name,
       "task": labeller.task,
-      "labeller": labeller.name,
+      "label": labeller.name,
       "conversations": [
         {"from": "human", "value": f"{IMAGE}\n{labeller.prompt}"},
         {"from": "gpt", "value": answer.text},

@@ -20,7 +20,7 @@ import tempfile
 
 import loader_peers
 import numpy as np
-from loader_peers import BATCH, SAVED, cell_of, decode
+from loader_peers import BATCH, FAR, SAVED, cell_of, decode
 from PIL import Image
 
 NAMES = {
@@ -142,10 +142,11 @@ def make_corpus(folder, cells, rows, pictures):
   weights = random.dirichlet(np.ones(cells))
   np.save(folder / "weights.npy", weights)
   corpus = []
+  some = [_jpeg(random) if pictures else b"" for _ in range(1000)]
   for cell in range(cells):
     count = int(rows * random.uniform(1 / 3, 5 / 3))
     texts = [f"{cell:05} {row:06} {'text ' * random.integers(2, 60)}" for row in range(count)]
-    corpus.append([(_jpeg(random) if pictures else b"", text) for text in texts])
+    corpus.append([(some[random.integers(len(some))], text) for text in texts])
     assert cell_of(texts[0]) == cell
   (folder / "rows.pkl").write_bytes(pickle.dumps(corpus))
 
@@ -200,7 +201,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--peers", required=True, help="Python of requirements-loaders.txt")
   parser.add_argument("--cells", type=int, default=50)
-  parser.add_argument("--rows", type=int, default=200)
+  parser.add_argument("--rows", type=int, default=1000)
   parser.add_argument("--rounds", type=int, default=3)
   parser.add_argument("--samples", type=int, default=6400)
   parser.add_argument("--only", nargs="*", default=list(NAMES))
@@ -218,16 +219,22 @@ def main():
     print("\n| loader | 512 | 5,000 | 50,000 | variation at 50,000 | seconds to sample 1,000,000 |")
     print("|---|---|---|---|---|---|")
     for name in names:
-      errors = run(args.peers, name, "order", place)
-      worst = " | ".join(f"{errors[end]['worst']:.1f}" for end in ("512", "5000", "50000"))
-      if name == "webdataset":
-        resume = "replay"
-      else:
-        again = [run(args.peers, name, "resume", place) for _ in range(args.rounds)]
-        seconds = [figures["resume_seconds"] for figures in again]
-        resume = spread(seconds) + (f", of a state after {SAVED}" if again[0]["of_saved"] else "")
-      variation = errors["50000"]["variation"]
-      print(f"| {NAMES[name]} | {worst} | {100 * variation:.3f}% | {resume} |", flush=True)
+      print(f"| {NAMES[name]} | {exactness(args.peers, name, place, args.rounds)} |", flush=True)
+
+
+def exactness(peers, name, folder, rounds):
+  """A row of the table of errors and of resuming."""
+  found = run(peers, name, "order", folder)
+  cells = [f"{found[end]['worst']:.1f}" for end in ("512", "5000", "50000")]
+  cells.append(f"{100 * found['50000']['variation']:.3f}%")
+  again = [run(peers, name, "resume", folder) for _ in range(rounds)]
+  if again[0] is None:
+    cells.append(f"replay, extrapolated: {found['seconds'] * FAR / 50_000:.0f}")
+  else:
+    seconds, cpu = ([x[k] for x in again] for k in ("resume_seconds", "resume_cpu"))
+    saved = f"; of a state saved after {SAVED}" if again[0]["of_saved"] else ""
+    cells.append(f"{spread(seconds)}, CPU {np.median(cpu):.2f}{saved}")
+  return " | ".join(cells)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,21 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 from mixjax.corpus import tasks
 from mixjax.corpus.labellers.labeller import Answer, Refusal, opened
 from mixjax.data import tiles
 
 PACKAGES = ("rapidocr", "onnxruntime")
+SLIMMEST = 4  # longer side over shorter
 
 
 class Ocr:
   """Reads a picture's text in raster order; a picture without any gets tasks.NO_TEXT.
 
   Snippets of which the engine is less than `confidence` sure are left out. `threads` is how many
-  cores it takes, -1 for all; the text does not depend on it.
+  cores it takes, -1 for all.
   """
 
   task = tasks.OCR
@@ -67,12 +69,26 @@ class Ocr:
     image = opened(data)
     if isinstance(image, Refusal):
       return image
-    found = self._engine(np.asarray(tiles.rgb(image))[:, :, ::-1])  # it takes BGR
+    found = self._engine(np.asarray(padded(tiles.rgb(image)))[:, :, ::-1])  # it takes BGR
     if found.txts is None:
       return Answer(tasks.NO_TEXT)
     order = raster_order(np.asarray(found.boxes, np.float64))
     snippets = [found.txts[i].strip() for i in order]
     return Answer(" ".join(filter(None, snippets)) or tasks.NO_TEXT)
+
+
+def padded(image: Image.Image) -> Image.Image:
+  """A strip in the middle of a picture SLIMMEST times as long as wide, in its first pixel's colour.
+
+  The engine enlarges the shorter side to hundreds of pixels: a strip would take minutes, or raise.
+  """
+  least = -(-max(image.size) // SLIMMEST)
+  if min(image.size) >= least:
+    return image
+  width, height = (max(side, least) for side in image.size)
+  canvas = Image.new(image.mode, (width, height), image.getpixel((0, 0)))
+  canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+  return canvas
 
 
 def raster_order(corners: Float[np.ndarray, "n 4 2"]) -> list[int]:

@@ -17,18 +17,9 @@ from mixjax.corpus import boxes
 from mixjax.corpus.example import Example
 from mixjax.corpus.lint import languages, picture
 from mixjax.corpus.readers import Part
+from mixjax.corpus.readers.fault import BadRow, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import (
-  BadRow,
-  Fault,
-  Label,
-  Picture,
-  Row,
-  example,
-  pictures,
-  source_of,
-  stated,
-)
+from mixjax.corpus.readers.row import Label, Picture, Row, example, pictures, source_of, stated
 
 BAD_BOX = "bad box"
 SHOWN = 24  # rows a task on its contact sheet

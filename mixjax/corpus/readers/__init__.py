@@ -16,8 +16,9 @@ from mixjax.corpus import task_rules
 from mixjax.corpus.example import Example
 from mixjax.corpus.parallel import ordered_stream
 from mixjax.corpus.readers import energon, llava_json, parquet, tars, tfds_folder
+from mixjax.corpus.readers.fault import BadRow, Fault
 from mixjax.corpus.readers.reading import PLAIN, Reading
-from mixjax.corpus.readers.row import BadRow, Fault, Label, Row, example, pictures
+from mixjax.corpus.readers.row import Label, Row, example, pictures
 from mixjax.corpus.readers.walk import under
 
 

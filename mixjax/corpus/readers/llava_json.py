@@ -17,8 +17,9 @@ import numpy as np
 import yaml
 from etils import epath
 
+from mixjax.corpus.readers.fault import MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import MALFORMED, Fault, Row
+from mixjax.corpus.readers.row import Row
 
 BLOCK = 256  # rows
 _CHUNK = 1 << 22  # bytes read at once

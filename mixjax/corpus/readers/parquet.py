@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from mixjax.corpus.readers.fault import BAD_UTF8, MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import BAD_UTF8, MALFORMED, Fault, Row
+from mixjax.corpus.readers.row import Row
 from mixjax.corpus.readers.walk import under
 
 _ROWS = 64  # held at once: rows hold whole pictures

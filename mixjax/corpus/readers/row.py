@@ -1,51 +1,26 @@
 """From a row, whatever its corpus calls its fields, to an Example.
 
-A container (a json, a parquet, a tar, ...) gives rows as mappings. What is said in a row is found
-under the names that the corpora in use give it; `SHAPES` lists them all.
+A container (a json, a parquet, a tar, ...) gives rows as mappings, whose texts `said` knows.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from mixjax.corpus import tasks
-from mixjax.corpus.example import IMAGE, Example, Turn
+from mixjax.corpus.example import Example, Turn
+from mixjax.corpus.readers.fault import BAD_TASK, MALFORMED, BadRow
 from mixjax.corpus.readers.reading import Reading, look_up
+from mixjax.corpus.readers.said import conversation, normalised
 
-# Why a row or a picture cannot be used.
-MALFORMED, NO_TEXT, BAD_UTF8 = "malformed row", "missing text", "bad UTF-8"
-BAD_MARKERS, BAD_TASK = "more markers than images", "unknown task"
-
-Said = list[tuple[str, str]]  # (prompt, answer), one a turn
 Label = Callable[[Sequence[Turn], bool], tuple[str, str]]  # -> (task, who says so)
 
-_HUMAN, _MODEL, _SYSTEM = ("human", "user"), ("gpt", "assistant", "model"), ("system",)
-_KEYS = ("key", "id", "question_id", "__key__")
+_KEYS = ("key", "id", "question_id")
 _SOURCES = ("source", "data_source", "dataset")
-
-
-class BadRow(ValueError):
-  """A row that cannot be used; `kind` is one of this module's reasons."""
-
-  def __init__(self, kind: str, detail: str):
-    super().__init__(f"{kind}: {detail}")
-    self.kind, self.detail = kind, detail
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-  """A row that is not there: where it should have been, and why it is not."""
-
-  where: str
-  kind: str
-  detail: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +56,14 @@ def example(row: Row, reading: Reading, label: Label, shown: Sequence[Picture]) 
   """The row as an Example, with the pictures that `pictures` gives. `label` is asked for the task
   where neither the row nor its source gives one. Raises BadRow.
   """
-  fields, prefix = stated(row, reading), ""
+  fields = stated(row, reading)
   said, implied = conversation(fields)
   turns = normalised(said, len(shown))
-  if fields.get("key") is None and row.source and "id" in fields:
-    prefix = f"{row.source}/"  # ids of several files may be the same
-  key = next((str(fields[name]) for name in _KEYS if fields.get(name) is not None), None)
-  key = row.key if key is None else prefix + key
-  task, by = _given_task(fields, row, reading, implied), "data"
+  task, by = _given_task(fields, row, reading, implied)
   if not task:
     task, by = label(turns, bool(shown))
   return Example(
-    key=key,
+    key=_key(fields, row),
     task=task,
     turns=turns,
     images=tuple(picture.data for picture in shown),
@@ -102,6 +73,14 @@ def example(row: Row, reading: Reading, label: Label, shown: Sequence[Picture]) 
   )
 
 
+def _key(fields: Mapping[str, Any], row: Row) -> str:
+  for name in _KEYS:
+    if fields.get(name) is not None:
+      # Ids of several files may be the same.
+      return f"{row.source}/{fields[name]}" if row.source and "id" in name else str(fields[name])
+  return row.key
+
+
 def stated(row: Row, reading: Reading) -> Mapping[str, Any]:
   """The row's fields; where the reading states what they are, those alone."""
   if not reading.fields:
@@ -109,13 +88,18 @@ def stated(row: Row, reading: Reading) -> Mapping[str, Any]:
   return {name: look_up(row.fields, where) for name, where in reading.fields.items()}
 
 
-def _given_task(fields: Mapping, row: Row, reading: Reading, implied: str) -> str:
-  task = fields.get("task") or row.task
-  if not task:
-    task = reading.tasks.get(source_of(fields, row), implied)
+def _given_task(
+  fields: Mapping[str, Any], row: Row, reading: Reading, implied: str
+) -> tuple[str, str]:
+  """(task, who says so): a task that a labeller gave comes with its name. Empty for no task."""
+  by = "data"
+  if task := fields.get("task"):
+    by = fields["label"] if isinstance(fields.get("label"), str) else by
+  else:
+    task = row.task or reading.tasks.get(source_of(fields, row), implied)
   if task and task not in tasks.TASKS:
     raise BadRow(BAD_TASK, f"task {task!r}; known: {', '.join(tasks.TASKS)}")
-  return task
+  return task, by
 
 
 def source_of(fields: Mapping[str, Any], row: Row) -> str:
@@ -129,175 +113,6 @@ def source_of(fields: Mapping[str, Any], row: Row) -> str:
   return row.source
 
 
-# ---- what was said ----
-
-
-def conversation(fields: Mapping[str, Any]) -> tuple[Said, str]:
-  """(prompt, answer) of each turn, and the task where the fields' names alone tell it.
-
-  Raises BadRow for a row without texts, or with texts that are no conversation.
-  """
-  for names, read, task in SHAPES:
-    if all(fields.get(name) is not None for name in names):
-      said = read(*(fields[name] for name in names))
-      for prompt, answer in said:
-        _check_text(prompt)
-        _check_text(answer)
-        if not answer.strip():
-          raise BadRow(NO_TEXT, f"the answer to {prompt[:60]!r} is empty")
-      if not said:
-        raise BadRow(NO_TEXT, f"{names[0]!r} holds nothing")
-      return said, task
-  known = "; ".join(" + ".join(names) for names, _, _ in SHAPES)
-  raise BadRow(MALFORMED, f"fields {sorted(fields)}; a row is known by one of: {known}")
-
-
-def _check_text(text: str) -> None:
-  try:
-    text.encode()
-  except UnicodeEncodeError as error:
-    around = text[max(0, error.start - 20) : error.start]
-    raise BadRow(BAD_UTF8, f"after {around!r}") from error
-
-
-def rows_of(value: Any) -> list[Mapping[str, Any]]:
-  """A list of mappings, which some corpora store as a mapping of lists. Raises BadRow."""
-  if isinstance(value, Mapping):
-    columns = {name: column for name, column in value.items() if isinstance(column, list)}
-    lengths = {len(column) for column in columns.values()}
-    if len(lengths) == 1:
-      value = [{n: c[i] for n, c in columns.items()} for i in range(lengths.pop())]
-  if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-    raise BadRow(MALFORMED, f"a conversation is a list of mappings, not {str(value)[:80]!r}")
-  return value
-
-
-def _dialogue(value: Any) -> Said:
-  """`from` and `value`, or `role` and `content`, or `user` and `assistant` a turn."""
-  messages = rows_of(value)
-  if messages and "user" in messages[0]:
-    return [(_text(m.get("user")), _text(m.get("assistant"))) for m in messages]
-  said: list[list[list[str]]] = []
-  system: list[str] = []
-  for message in messages:
-    who = message.get("from", message.get("role"))
-    text = _text(message.get("value", message.get("content")))
-    if who in _SYSTEM:
-      system.append(text)
-    elif who in _HUMAN:
-      if not said or said[-1][1]:
-        said.append([[], []])
-      said[-1][0].append(text)
-    elif who in _MODEL:
-      if not said:
-        said.append([[], []])
-      said[-1][1].append(text)
-    else:
-      raise BadRow(MALFORMED, f"{who!r} speaks; known: {', '.join(_HUMAN + _MODEL + _SYSTEM)}")
-  if said:
-    said[0][0][:0] = system
-  if said and not said[-1][1]:
-    raise BadRow(NO_TEXT, "the last prompt has no answer")
-  return [("\n".join(prompts), "\n".join(answers)) for prompts, answers in said]
-
-
-def _text(value: Any) -> str:
-  """A string, a number, or a list of {"type": "text" or "image", ...} parts."""
-  if isinstance(value, str):
-    return value
-  if isinstance(value, int | float) and math.isfinite(value):  # a numeric column of answers
-    return str(value)
-  if isinstance(value, list):
-    parts = [
-      IMAGE if part.get("type") == "image" else part.get("text") or ""
-      for part in value
-      if isinstance(part, Mapping)
-    ]
-    return "\n".join(part for part in parts if part)
-  raise BadRow(NO_TEXT, f"text is {value!r:.40}")
-
-
-def _asked(prompt: Any, answers: Any) -> Said:
-  return [(_text(prompt), _one(answers))]
-
-
-def _one(answers: Any) -> str:
-  """Of several answers to one question the most frequent, and of equals the first."""
-  if not isinstance(answers, list):
-    return _text(answers)
-  texts = [_text(a.get("answer") if isinstance(a, Mapping) else a) for a in answers]
-  if not texts:
-    raise BadRow(NO_TEXT, "no answer")
-  return collections.Counter(texts).most_common(1)[0][0]
-
-
-def _chosen(prompt: Any, choices: Any, index: Any) -> Said:
-  """A question of several choices: their letters in the prompt, one of them for an answer."""
-  if not isinstance(choices, list) or not 0 <= int(index) < len(choices):
-    raise BadRow(MALFORMED, f"choice {index} of {str(choices)[:60]}")
-  letters = [chr(ord("A") + i) for i in range(len(choices))]
-  lines = [f"{letter}. {_text(c)}" for letter, c in zip(letters, choices, strict=True)]
-  return [("\n".join([_text(prompt), *lines]), letters[int(index)])]
-
-
-def _captioned(captions: Any) -> Said:
-  """A turn a caption, each asked for in the words of the task."""
-  if isinstance(captions, Mapping):
-    captions = rows_of(captions)
-  if isinstance(captions, list):
-    texts = [_text(c.get("text") if isinstance(c, Mapping) else c) for c in captions]
-  else:
-    texts = [_text(captions)]
-  return [(tasks.PROMPTS[tasks.CAPTION], text) for text in texts]
-
-
-def _plain(text: Any) -> Said:
-  return [("", _text(text))]
-
-
-def _read_out(text: Any, _words: Any) -> Said:
-  return [(tasks.PROMPTS[tasks.OCR], _text(text))]
-
-
-# The names under which a row says something, most telling first, and the task that they imply.
-SHAPES: tuple[tuple[tuple[str, ...], Callable[..., Said], str], ...] = (
-  (("conversations",), _dialogue, ""),
-  (("messages",), _dialogue, ""),
-  (("texts",), _dialogue, ""),
-  (("turns",), lambda value: [(t.get("prompt"), t.get("answer")) for t in rows_of(value)], ""),
-  (("context", "choices", "correct_choice_idx"), _chosen, tasks.VQA),
-  (("prompt", "answer"), _asked, ""),
-  (("question", "answer"), _asked, ""),
-  (("question", "answers"), _asked, ""),
-  (("context", "answers"), _asked, ""),
-  (("instruction", "response"), _asked, ""),
-  (("instruction", "output"), _asked, ""),
-  (("caption",), _captioned, tasks.CAPTION),
-  (("captions",), _captioned, tasks.CAPTION),
-  (("text", "words_boxes"), _read_out, tasks.OCR),
-  (("text",), _plain, ""),
-)
-
-
-def normalised(said: Said, images: int) -> tuple[Turn, ...]:
-  """Turns whose markers say no more than they must: none where all pictures come first.
-
-  Raises BadRow where there are more markers than images, or a marker in an answer.
-  """
-  marked = sum(prompt.count(IMAGE) for prompt, _ in said)
-  spoken = sum(answer.count(IMAGE) for _, answer in said)
-  if marked > images or spoken:
-    raise BadRow(BAD_MARKERS, f"{marked + spoken} markers ({spoken} in answers), {images} images")
-  prompts = [prompt.strip() for prompt, _ in said]
-  leading = re.match(rf"(?:\s*{IMAGE})*\s*", prompts[0])[0]
-  if marked and leading.count(IMAGE) == marked:
-    prompts[0] = prompts[0][len(leading) :]
-  return tuple(Turn(p, answer.strip()) for p, (_, answer) in zip(prompts, said, strict=True))
-
-
-# ---- its pictures ----
-
-
 def pictures(row: Row, reading: Reading) -> list[Picture]:
   """The pictures of a row, in order: bytes, {"bytes", "path"}, or the path of a file.
 
@@ -305,7 +120,11 @@ def pictures(row: Row, reading: Reading) -> list[Picture]:
   """
   fields = stated(row, reading)
   value = next((fields[n] for n in ("image", "images", "img") if fields.get(n) is not None), [])
-  return [_picture(v, i, row) for i, v in enumerate(value if isinstance(value, list) else [value])]
+  found = [_picture(v, i, row) for i, v in enumerate(value if isinstance(value, list) else [value])]
+  names = fields.get("image_keys")  # our own cells
+  if isinstance(names, list) and len(names) == len(found):
+    found = [dataclasses.replace(p, key=str(n)) for p, n in zip(found, names, strict=True)]
+  return found
 
 
 def _picture(value: Any, index: int, row: Row) -> Picture:

@@ -14,8 +14,9 @@ from typing import Any
 
 from etils import epath
 
+from mixjax.corpus.readers.fault import BAD_UTF8, MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading, look_up
-from mixjax.corpus.readers.row import BAD_UTF8, MALFORMED, Fault, Row
+from mixjax.corpus.readers.row import Row
 from mixjax.corpus.readers.walk import under
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img", "image", "ppm", "jp2")

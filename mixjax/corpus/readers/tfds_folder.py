@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from mixjax.corpus.readers.fault import BAD_UTF8, MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import BAD_UTF8, MALFORMED, Fault, Row
+from mixjax.corpus.readers.row import Row
 
 ARRAY_RECORD, TFRECORD = "array_record", "tfrecord"
 _AT_ONCE = 16  # records
