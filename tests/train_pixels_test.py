@@ -167,28 +167,32 @@ train_pixels.main(json.loads(sys.argv[3]), sys.argv[4])
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_and_go_on_from_its_checkpoint(config, whole, tmp_path):
-  for steps in ("half", "all"):
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      address = f"localhost:{free.getsockname()[1]}"
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    root = str(pathlib.Path(__file__).parent.parent)
-    said = json.dumps(config(), default=str)
-    command = [sys.executable, "-c", POD, address]
-    jobs = [
-      subprocess.Popen([*command, str(i), said, str(tmp_path)], env=env, cwd=root) for i in range(2)
-    ]
-    assert [job.wait(timeout=600) for job in jobs] == [0, 0]
-    np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-4)
-    if steps == "half":  # as if it had been killed after the fourth step
-      shutil.rmtree(tmp_path / "checkpoints" / "6")
-      (tmp_path / "checkpoints" / "manifest-6.json").unlink()
-      shutil.rmtree(tmp_path / "model")
-  ours = load_file(tmp_path / "model" / "model.safetensors")
-  theirs = load_file(whole / "model" / "model.safetensors")
+def test_two_processes_go_on_with_what_one_began(config, whole, tmp_path):
+  shutil.copytree(whole, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")  # as if killed after the fourth step
+  (tmp_path / "run" / "checkpoints" / "manifest-6.json").unlink()
+  shutil.rmtree(tmp_path / "run" / "model")
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  said = [json.dumps(config(), default=str), str(tmp_path / "run")]
+  jobs = [
+    subprocess.Popen(
+      [sys.executable, "-c", POD, address, str(process), *said],
+      env=env,
+      cwd=pathlib.Path(__file__).parent.parent,
+    )
+    for process in range(2)
+  ]
+  assert [job.wait(timeout=600) for job in jobs] == [0, 0]
+  np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-5)
+  assert (tmp_path / "run" / "checkpoints" / "manifest-6.json").exists()
+  ours, theirs = (
+    load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "run", whole)
+  )
   for key, array in theirs.items():
-    np.testing.assert_allclose(ours[key], array, rtol=0, atol=1e-3, err_msg=key)
+    np.testing.assert_allclose(ours[key], array, rtol=0, atol=1e-4, err_msg=key)
 
 
 @pytest.mark.slow
