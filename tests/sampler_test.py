@@ -1,5 +1,6 @@
 """Which row is next: every row once an epoch, the same on every machine and in any order."""
 
+import pickle
 import time
 
 import numpy as np
@@ -88,6 +89,15 @@ def test_a_seek_costs_the_same_however_far():
   assert np.abs(counts - far * np.array([0.3, 0.7])).max() < 1.5
   assert row[cell == 1].max() < 1000
   np.testing.assert_array_equal(sampler.counts(far + 64) - counts, np.bincount(cell, minlength=2))
+
+
+def test_a_worker_process_is_sent_the_recipe_alone():
+  sampler = Sampler(WEIGHTS, SIZES, seed=4)
+  whole = sampler.rows(0, 5000)
+  sent = pickle.dumps(sampler)
+  assert len(sent) < 1000
+  for part, expected in zip(pickle.loads(sent).rows(0, 5000), whole, strict=True):
+    np.testing.assert_array_equal(part, expected)
 
 
 def test_mixtures_are_checked():

@@ -36,6 +36,10 @@ class Sampler:
     # A batch may straddle the epochs of every cell; kept by reference, so one cache an instance.
     self._order = functools.lru_cache(maxsize=2 * len(self._names))(self._shuffle)
 
+  def __reduce__(self):
+    """Worker processes find again what they need; nothing that was found is sent to them."""
+    return type(self), (self.stages, self._rows, self.seed)
+
   def append(self, start: int, weights: Mapping[str, float]):
     """From position `start` on these weights hold: for mixers that find them during the run.
 
