@@ -145,7 +145,7 @@ def _add(
   cells = config.atlas_folder / "cells"
   if (config.atlas_folder.parent / "study").exists():
     raise ValueError(
-      f"{cells} cannot grow: trials were run on it; copy its atlas/ folder and give the copy instead"
+      f"{cells} cannot grow, for trials were run on it: copy its atlas/ folder and give the copy"
     )
   sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
   if config.source in sources:
