@@ -12,6 +12,7 @@ from mixjax.atlas import embed, parts, shards
 from mixjax.atlas.atlas import Atlas
 from mixjax.corpus.corpus import Corpus
 from mixjax.jobs import apply, concepts, embedding
+from mixjax.jobs import atlas as atlas_job
 from mixjax.jobs.atlas import STANDINS
 from mixjax.progress import Reporter
 
@@ -105,6 +106,11 @@ def test_a_source_joins_the_cells_once(atlas, tmp_path, capsys):
   manifest = shards.verify(atlas / "atlas" / "cells")
   assert manifest["sources"] == [{"source": "", "rows": 150}, {"source": "web", "rows": 18}]
   assert all(path.read_bytes() == data for path, data in before.items())
+  with pytest.raises(ValueError, match=r"has grown by \['web'\]"):
+    atlas_job._refuse_grown(epath.Path(atlas) / "atlas" / "cells")
+  (atlas / "study").mkdir()
+  with pytest.raises(ValueError, match="cannot grow, for trials were run on it"):
+    applied(tmp_path, atlas, "more", source="more", seed=3, sizes=(2, 2, 2))
 
 
 def test_an_atlas_of_another_encoder_is_refused(atlas, tmp_path):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-_ELEMENTS = 1 << 24  # of a device's part of a block, or of its similarities to all centroids
+_ELEMENTS = 1 << 23  # of a device's part of a block, or of its similarities to all centroids
 _LEAST = 256  # rows of a device's part of a block
 _NORM_TOLERANCE = 1e-3
 
@@ -92,7 +92,8 @@ def gather(
   carry = tuple(jnp.zeros(shape, dtype, device=held) for shape, dtype in shapes)
   centroids = jax.device_put(centres, NamedSharding(mesh, P()))
   for block, count in found:
-    carry = add(block, count, centroids, carry)
+    # Else blocks are read, and wait in memory, faster than they are computed with.
+    carry = add(block, count, centroids, jax.block_until_ready(carry))
   sums, sizes, inertia = (np.asarray(x) for x in whole(carry))
   return Sums(
     sums.sum(axis=0, dtype=np.float64), sizes.sum(axis=0, dtype=np.int64), float(inertia.sum())

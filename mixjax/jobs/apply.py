@@ -32,7 +32,8 @@ class ApplyConfig:
   """`corpus`: as in configs/atlas.py; `apply`: the workdir of a finished atlas, or its atlas/.
 
   `checkpoints`: a folder with the tokenizer/ and clip/ that the atlas was made with. With a
-  `source` the rows are added under that name to the cells of the atlas.
+  `source` the rows are added under that name to the cells of the atlas, for trainers that read
+  pixels; proxies, which read what was encoded with the atlas, refuse cells that have grown.
   """
 
   corpus: str
@@ -142,6 +143,10 @@ def _add(
 ) -> None:
   """Adds the rows to the cells of the atlas, unless a run before this one did."""
   cells = config.atlas_folder / "cells"
+  if (config.atlas_folder.parent / "study").exists():
+    raise ValueError(
+      f"{cells} cannot grow, for trials were run on it: copy its atlas/ folder and give the copy"
+    )
   sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
   if config.source in sources:
     reporter.say(f"cells: {cells} has the source {config.source!r} already")

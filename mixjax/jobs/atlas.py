@@ -151,6 +151,16 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
   return path / "train.json", path
 
 
+def _refuse_grown(cells: epath.Path) -> None:
+  """Raises ValueError for cells that a source was added to: the proxies have not encoded it."""
+  sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
+  if len(sources) > 1:
+    raise ValueError(
+      f"{cells} has grown by {sources[1:]}, of which there are neither features nor tokens for "
+      "proxies: train on the cells themselves, or make an atlas of all sources in another workdir"
+    )
+
+
 def _write_cells(
   examples: Callable[[], Iterable[Example]],
   folder: epath.Path,
@@ -163,8 +173,10 @@ def _write_cells(
   cells_folder, encoded_folder = folder / "cells", folder / "encoded"
   made = folder / "cells_of.json"
   names = {"names": list(atlas.names), "corpus_sha256": index["corpus_sha256"]}
-  if made.exists() and json.loads(made.read_text()) == names:
-    return
+  if made.exists():
+    _refuse_grown(cells_folder)
+    if json.loads(made.read_text()) == names:
+      return
   if (folder.parent / "study").exists():
     raise ValueError(
       f"{folder}/atlas.json was edited after trials were run on its cells: put the names back, "
