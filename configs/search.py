@@ -13,7 +13,10 @@ from configs.common import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """full: larger budgets and 3 target seeds; tiny: a minute, for tests."""
+  """full: larger budgets and 3 target seeds; tiny: a minute, for tests.
+
+  text_length: tokens of a row beside its picture's; what is longer is cut, and counted.
+  """
   args = parse_arg(
     arg,
     gallery=False,
@@ -23,6 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     corpus="gallery",
     questions="",
     checkpoints="",
+    text_length=48,
   )
   checkpoints = args["checkpoints"] or "mixjax/standins"
   config = dict(
@@ -42,6 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     atlas=dict(
       corpus=args["corpus"], questions=args["questions"], checkpoints=args["checkpoints"],
       concepts=10, seed=args["seed"], gallery_scale=1.0, per_benchmark=150, workers=2,
+      text_length=args["text_length"],
     ),
     # runs: proxies a method may spend on the axis, one of task, concept, product and joint
     axes=dict(

@@ -2,7 +2,14 @@
 
   python -m mixjax.main --config=configs/train.py:atlas=RUN/atlas,mixture=recipe.json --workdir=OUT
 
-The gallery's proxy: about 5 seconds. `model=target` (5 times the parameters): about a minute.
+The gallery's proxy, on cached features of its pictures: about 5 seconds. `model=target` (5 times
+the parameters): about a minute.
+
+  python -m mixjax.main --workdir=OUT \\
+      --config=configs/train.py:pixels,model=LLAVA_NEXT,cells=RUN/atlas/cells,mixture=recipe.json
+
+A real model from pixels, on all chips: MODEL is a folder of Hugging Face's, of a LLaVA-NeXT with a
+Qwen2, or of a Qwen2 with `vision=CLIP` beside it. Leaves OUT/model, which `transformers` opens.
 """
 
 from ml_collections import ConfigDict
@@ -11,6 +18,15 @@ from configs.common import parse_arg
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+  """With `pixels` a real model, without it the gallery's."""
+  names = (arg or "").split(",")
+  if "pixels" not in names:
+    return gallery(arg)
+  names.remove("pixels")
+  return pixels(",".join(names))
+
+
+def gallery(arg: str | None) -> ConfigDict:
   """`model`: proxy, target, or the folder of a LLaVA checkpoint."""
   args = parse_arg(
     arg, atlas="", mixture="uniform", model="proxy", samples=4096, seed=0, full=False, tokenizer=""
@@ -36,3 +52,53 @@ def get_config(arg: str | None = None) -> ConfigDict:
       ),
     )
   )
+
+
+def pixels(arg: str | None) -> ConfigDict:
+  """Hyper-parameters by default as in LLaVA-NeXT's mid-training (stage 1.5).
+
+  `rows` of `seq` tokens are a batch, each with up to `image_tokens` and `tiles` of pictures;
+  `tensor`: chips that share each matrix product, the others split rows and weights. `vision_rate`:
+  the tower's learning rate, 0 to freeze it; with `freeze_text` too, the projector alone learns, as
+  a model from `vision=CLIP` needs first (with learning_rate=1e-3). `remat`, `loss_chunk` and
+  `attention` as in configs/plan.py. `export`: the type of the weights in OUT/model. `workers`:
+  processes that read and cut pictures. `distributed`: this is one of the processes of a pod, each
+  with chips of its own.
+  """
+  args = parse_arg(
+    arg,
+    model="",
+    vision="",
+    tokenizer="",
+    cells="",
+    mixture="uniform",
+    seed=0,
+    steps=1000,
+    rows=16,
+    seq=4096,
+    image_tokens=2928,
+    tiles=5,
+    tensor=1,
+    learning_rate=1e-5,
+    vision_rate=2e-6,
+    freeze_text=False,
+    weight_decay=0.0,
+    warmup=0.03,
+    remat="nothing_saveable",
+    loss_chunk=512,
+    attention="auto",
+    dtype="bfloat16",
+    save_every=500,
+    log_every=16,
+    export="bfloat16",
+    workers=0,
+    distributed=False,
+  )
+  for name, what in (("model", "a LLaVA-NeXT or Qwen2 checkpoint"), ("cells", "an atlas' cells")):
+    if not args[name]:
+      raise ValueError(f"configs/train.py:pixels needs {name}=DIR, the folder of {what}")
+  args["remat"] = None if args["remat"] in ("", "none") else args["remat"]
+  args["loss_chunk"] = args["loss_chunk"] or None
+  own = ("learning_rate", "weight_decay", "warmup")
+  optimizer = {name: args.pop(name) for name in own} | dict(b2=0.999, final=0.0)
+  return ConfigDict(args | dict(job="train_pixels", optimizer=optimizer))

@@ -40,6 +40,38 @@ def test_the_row_is_the_chat_templates(tokenizer, encoder):
   assert np.all(row["ids"][~row["mask"]] == encoder.pad_id)
 
 
+def test_a_conversation_is_the_chat_templates(tokenizer):
+  wide = encode.Encoder(tokenizer, image_tokens=P, text_length=100)
+  turns = [("What is shown?", "coffee"), ("When?", "in 1995"), ("Where?", "in the chart")]
+  (prompt, answer), *later = turns
+  row = wide.encode_many([prompt], [answer], [True], ["k"], [later])
+  messages = []
+  for i, (asked, said) in enumerate(turns):
+    image = [] if i else [{"type": "image"}]
+    messages += [
+      {"role": "user", "content": [*image, {"type": "text", "text": asked}]},
+      {"role": "assistant", "content": said},
+    ]
+  text = tokenizer.apply_chat_template(messages, tokenize=False)
+  text = text.replace("<image>", "<image>" * P).removesuffix("\n")
+  ids = row["ids"][0]
+  assert ids[row["mask"][0]].tolist() == tokenizer(text)["input_ids"]
+  said = "".join(f"{said}<|im_end|>" for _, said in turns)
+  assert tokenizer.decode(ids[row["loss_mask"][0]]) == said
+
+
+def test_turns_that_do_not_fit_are_left_out_whole(tokenizer):
+  later = [[("When?", "in 1995"), ("Where?", "rainfall " * 50), ("Why?", "so")]]
+  narrow = encode.Encoder(tokenizer, P, 60, truncate=True)
+  row = narrow.encode_many(["What?"], ["coffee"], [True], ["k"], later)
+  assert row["truncated"].tolist() == [True]
+  said = tokenizer.decode(row["ids"][0][row["loss_mask"][0]])
+  assert said == "coffee<|im_end|>in 1995<|im_end|>"
+  strict = encode.Encoder(tokenizer, P, 60)
+  with pytest.raises(ValueError, match="row 'k' has 4 turns, which do not fit"):
+    strict.encode_many(["What?"], ["coffee"], [True], ["k"], later)
+
+
 def test_the_loss_falls_on_the_answer_and_its_end(tokenizer, encoder):
   row = encoder.encode("What is shown?", "coffee in 1995")
   predicted = row["ids"][row["loss_mask"]]

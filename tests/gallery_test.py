@@ -102,7 +102,7 @@ def test_a_finished_gallery_is_not_built_again(small):
 
 def test_its_files_are_read_through_the_same_doors_as_any_corpus(small):
   folder, card = small
-  examples = list(readers.llava(folder / "train.json"))
+  examples = list(readers.read(folder / "train.json"))
   assert len({e.image_key for e in examples}) == sum(card["pictures"]["train"].values())
   assert all(e.image.startswith(b"\x89PNG") for e in examples)
   for split in ("validation", "benchmark"):

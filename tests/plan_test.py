@@ -101,6 +101,17 @@ def test_no_large_array_of_the_step_is_replicated(planned):
 
 
 @pytest.mark.slow
+def test_a_frozen_tower_has_no_moments(planned):
+  frozen, kept = recorded(dataclasses.replace(TINY, frozen_tower=True))
+  moving = [part for name, part in kept["state"].params.items() if name != "vision"]
+  held = sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * 8 for leaf in jax.tree.leaves(moving)
+  )
+  assert frozen["gib"]["optimiser"] * topology.GIB == pytest.approx(held, rel=0.01)
+  assert frozen["gib"]["optimiser"] < 0.9 * planned[0]["gib"]["optimiser"]
+
+
+@pytest.mark.slow
 def test_proxies_share_a_program_and_never_speak_to_each_other(planned):
   many, kept = recorded(dataclasses.replace(TINY, proxies=4, tensor=1, batch=2, seq=32))
   assert many["mesh"] == {"proxy": 4, "data": 2, "model": 1}
@@ -146,7 +157,7 @@ CHIP = topology.Chip("small", 16.0, 100e12, 100e9)
 
 def advice(peak=20.0, gib=None, data=16, **changes):
   config = dataclasses.replace(TINY, model="qwen2_7b", batch=16, seq=4096, tensor=1, **changes)
-  model = dataclasses.replace(config.vlm("tpu"))
+  model = dataclasses.replace(config.llava_next("tpu"))
   gib = gib or {"parameters": 2.0, "optimiser": 4.0}
   return " ".join(plan.advise(config, model, CHIP, data, gib, peak))
 

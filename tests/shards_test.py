@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -164,6 +167,87 @@ def test_what_a_killed_write_left_is_cleared_away(tmp_path):
   shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
   assert not list(tmp_path.rglob("torn"))
   shards.verify(tmp_path / "cells")
+
+
+def more():
+  """Another source: rows for a cell that is there, for one that was empty, for a new concept."""
+  for i, (image_key, task) in enumerate(
+    (("image1", "vqa"), ("image1", "vqa"), ("image0", "ocr"), ("stranger", "vqa"))
+  ):
+    yield Example.single(f"more-{i}", image_key, png(9 + i), task, "And here?", f"{i}")
+
+
+def concept(example):
+  return CONCEPTS.get(example.image_key, "new")
+
+
+def contents(folder):
+  return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_source_adds_its_shards_and_changes_no_rows(tmp_path):
+  folder = tmp_path / "cells"
+  first = shards.write_cells(corpus(), concept, folder, token_count=len)
+  before, rows = contents(folder), list(shards.open_cells(folder)["3d-maps/vqa"])
+  manifest = shards.write_cells(more(), concept, folder, token_count=len, source="web")
+  after = contents(folder)
+  changed = {path.name for path in before if after[path] != before[path]}
+  assert changed == {"manifest.json", "dataset_info.json"}
+  assert len([path for path in after if path not in before and "array_record" in path.name]) == 3
+  assert shards.verify(folder) == manifest == shards.read_manifest(folder)
+  assert manifest["rows"] == first["rows"] + 4
+  assert manifest["sources"] == [{"source": "", "rows": 12}, {"source": "web", "rows": 4}]
+  cells = shards.open_cells(folder)
+  assert list(cells["3d-maps/vqa"]) == rows + list(more())[:2]
+  assert list(cells["chart-bars/ocr"]) == list(more())[2:3]
+  assert list(cells["new/vqa"]) == list(more())[3:]
+  assert manifest["cells"]["3d-maps/vqa"]["prompt_tokens"] == {"mean": 12.6, "max": 15}
+  source = tfds.data_source("c_3d_maps/vqa", data_dir=folder, split="train")
+  assert [row["key"].decode() for row in source] == [
+    *("image1-vqa", "image3-vqa", "image5-vqa"),
+    *("more-0", "more-1"),
+  ]
+  with pytest.raises(FileExistsError, match="holds the source 'web'"):
+    shards.write_cells(more(), concept, folder, source="web")
+
+
+class Killed(BaseException):
+  """Stands in for the end of the process."""
+
+
+def test_a_killed_addition_is_whole_or_not_at_all(tmp_path, monkeypatch):
+  """The process ends before each single rename, and nothing of it runs afterwards."""
+  whole = tmp_path / "whole"
+  shards.write_cells(corpus(), concept, whole)
+  shards.write_cells(more(), concept, whole, source="web")
+  outcomes = []
+  for survived in range(100):
+    folder = tmp_path / str(survived) / "cells"
+    shards.write_cells(corpus(), concept, folder)
+    before = contents(folder)
+    renames = iter(range(survived))
+
+    def replace(source, target, renames=renames, real=os.replace):
+      if next(renames, None) is None:
+        raise Killed
+      real(source, target)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(os, "replace", replace)
+      patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+      patch.setattr(pathlib.Path, "unlink", lambda *args, **kwargs: None)
+      try:
+        shards.write_cells(more(), concept, folder, source="web")
+      except Killed:
+        pass
+      else:
+        break
+    rows = sum(len(list(cell)) for cell in shards.open_cells(folder).values())
+    shards.verify(folder)
+    assert contents(folder) == (contents(whole) if rows == 16 else before)
+    assert rows in (12, 16) and [p.name for p in folder.parent.iterdir()] == ["cells"]
+    outcomes.append(rows)
+  assert outcomes == sorted(outcomes) and {12, 16} == set(outcomes)
 
 
 def test_errors_name_the_row(tmp_path):

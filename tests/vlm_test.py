@@ -1,6 +1,4 @@
-"""The full vision-language step: what image tokens show, what moves, and the same on a mesh."""
-
-import dataclasses
+"""The full vision-language step: packed rows as if alone, what moves, and the same on a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -8,87 +6,91 @@ import meshes
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import TEXT, VISION
+from tiny import CONFIG, SHAPE, packed_batch
 
 from mixjax.models import clip
+from mixjax.models.anyres import NOTHING
+from mixjax.models.llava_next import LlavaNext, Tiles
 from mixjax.training import vlm
+
+NAMES = tuple(SHAPE.arrays())
 
 
 @pytest.fixture(scope="module")
 def model():
-  config = vlm.VlmConfig(TEXT, VISION, batch=4, length=32, image_tokens=12, tiles=3)
-  return jax.jit(lambda: vlm.Vlm(config, rngs=nnx.Rngs(0)))()
+  return jax.jit(lambda: LlavaNext(CONFIG, rngs=nnx.Rngs(0)))()
 
 
-def batch_of(model):
-  chance = np.random.default_rng(0)
-  shapes = model.config.batch_shapes()
-  batch = {
-    "ids": chance.integers(0, 512, shapes["ids"].shape),
-    "positions": np.tile(np.arange(32), (4, 1)),
-    "segments": np.ones((4, 32)),
-    "loss_mask": np.tile(np.arange(32) >= 20, (4, 1)),
-    "shown": np.full((4, 32), -1),
-    "tiles": chance.integers(0, 256, shapes["tiles"].shape),
-  }
-  batch["shown"][0, 3:7] = [5, 12, 0, 11]  # 3 tiles of 4 patches; 12 is the newline
-  return {name: jnp.asarray(value, shapes[name].dtype) for name, value in batch.items()}
+@pytest.fixture(scope="module")
+def batch():
+  return {name: jnp.asarray(array) for name, array in packed_batch().items()}
 
 
-def test_image_tokens_show_the_patch_of_their_number_and_the_newline(model):
-  batch = batch_of(model)
+def test_the_loss_of_a_packed_row_is_that_of_its_examples_alone(model, batch):
+  graphdef, params = nnx.split(model)
+  mean = jax.jit(vlm.objective(graphdef, 8))(params, batch)
 
   @jax.jit
-  def both(model):
-    x = model.embed(batch["ids"], batch["tiles"], batch["shown"])
-    features = model.vision.features(clip.preprocess(batch["tiles"][0]), -2)
-    return x, model.projector(features.reshape(1, 12, -1))[0], model.text.embed(batch["ids"])
+  def logits_of(model, ids, pixels, index):
+    features = model.encode_image(clip.preprocess(pixels)[None])
+    return model.logits(model(ids, Tiles(features, index)))
 
-  x, patches, text = both(model)
-  newline = model.image_newline[...]
-  expected = jnp.stack([patches[5], newline, patches[0], patches[11]])
-  np.testing.assert_allclose(x[0, 3:7], expected, rtol=0, atol=1e-5)
-  np.testing.assert_array_equal(x[1], text[1])
+  total = count = 0
+  rows = SHAPE.rows // SHAPE.groups
+  for row in range(SHAPE.rows):
+    segments, seen = np.asarray(batch["segments"][row]), 0
+    for number in range(1, segments.max() + 1):
+      here = segments == number
+      ids = np.zeros((1, SHAPE.length), np.int32)  # padded, so that one program does for all
+      ids[0, : here.sum()] = batch["ids"][row, here]
+      images = int(np.sum(ids == CONFIG.image_token_id))
+      index = np.full((1, SHAPE.image_tokens), NOTHING, np.int32)
+      index[0, :images] = batch["index"][row, seen : seen + images]
+      seen += images
+      logits = logits_of(model, ids, batch["tiles"][row // rows], index)[0, : here.sum() - 1]
+      nll = -jax.nn.log_softmax(logits)[np.arange(len(logits)), ids[0, 1 : here.sum()]]
+      counted = batch["loss_mask"][row, here][1:]
+      total, count = total + jnp.sum(nll * counted), count + counted.sum()
+  assert count == batch["loss_mask"].sum() > 10
+  np.testing.assert_allclose(mean, total / count, rtol=0, atol=1e-5)
 
 
-def slope_of(config):
-  """`(model, *batch) -> gradient` of the objective of a model of this config."""
-  graphdef, _ = nnx.split(nnx.eval_shape(lambda: vlm.Vlm(config, rngs=nnx.Rngs(0))))
-  names = list(config.batch_shapes())
+def slope_of(frozen=()):
+  """`(model, *batch) -> gradient` of the objective."""
 
   def slope(model, *arrays):
-    mean = vlm.objective(graphdef, 16)
-    return jax.grad(mean)(nnx.split(model)[1], dict(zip(names, arrays, strict=True)))
+    graphdef, params = nnx.split(model)
+    mean = vlm.objective(graphdef, 16, frozen)
+    return jax.grad(mean)(params, dict(zip(NAMES, arrays, strict=True)))
 
   return slope
 
 
 @pytest.fixture(scope="module")
-def alone(model):
-  batch = batch_of(model)
-  arrays = [batch[name] for name in model.config.batch_shapes()]
-  return meshes.run(slope_of(model.config), model, *arrays, shape=None), arrays
+def alone(model, batch):
+  arrays = [batch[name] for name in NAMES]
+  return meshes.run(slope_of(), model, *arrays, shape=None), arrays
 
 
 def moved(slope):
   return {
-    name: sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(slope[name]))
-    for name in ("vision", "projector", "text")
+    name: sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(part))
+    for name, part in slope.items()
   }
 
 
 @pytest.mark.slow
-def test_a_full_fine_tune_moves_the_tower_and_a_frozen_one_stays(model, alone):
+def test_a_full_fine_tune_moves_all_and_frozen_parts_stay(model, alone):
   whole, arrays = alone
+  assert set(moved(whole)) == {"vision", "projector", "image_newline", "text"}
   assert all(moved(whole).values())
-  frozen = slope_of(dataclasses.replace(model.config, frozen_tower=True))
-  stays = moved(meshes.run(frozen, model, *arrays, shape=None))
-  assert stays["vision"] == 0 and stays["projector"] and stays["text"]
+  stays = moved(meshes.run(slope_of(("vision", "text")), model, *arrays, shape=None))
+  assert stays["vision"] == stays["text"] == 0 and stays["projector"] and stays["image_newline"]
 
 
 @pytest.mark.slow
 def test_gradients_agree_on_a_mesh(model, alone):
   whole, arrays = alone
-  split = meshes.run(slope_of(model.config), model, *arrays, shape=(4, 2))
+  split = meshes.run(slope_of(), model, *arrays, shape=(4, 2))
   for ours, theirs in zip(jax.tree.leaves(split), jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -1,12 +1,14 @@
 """Images through the CLIP tower: one embedding an image for the atlas, patch tokens for the VLM."""
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, UnidentifiedImageError
 
@@ -45,22 +47,39 @@ def tower(
   return below[:, 1:], clip_lib.unit(clip.vision_projection(pooled))
 
 
+class Embedder:
+  """The tower as a program for batches of BATCH images, split over this host's devices."""
+
+  def __init__(self, clip: clip_lib.Clip):
+    self.size = clip.config.vision.image_size
+    count = math.gcd(BATCH, jax.local_device_count())
+    # Weights are whole on each device: nothing is exchanged while images are embedded.
+    self._mesh = Mesh(np.array(jax.local_devices()[:count]), ("data",), (AxisType.Explicit,))
+    self._split = NamedSharding(self._mesh, P("data"))
+    graphdef, params = nnx.split(clip)
+    self._params = jax.device_put(params, NamedSharding(self._mesh, P()))
+    self._run = jax.jit(
+      lambda params, batch: tower(nnx.merge(graphdef, params), clip_lib.preprocess(batch))
+    )
+
+  def __call__(
+    self, images: Sequence[UInt8[np.ndarray, "s s 3"]]
+  ) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n p d"]]:
+    """Embeddings float32[n, e] of unit norm and features float16[n, p, d] of one image at least."""
+    embeddings, features = [], []
+    for batch, count in _batches(images):
+      with jax.set_mesh(self._mesh):
+        patches, embedding = self._run(self._params, jax.device_put(batch, self._split))
+      embeddings.append(np.asarray(embedding)[:count])
+      features.append(np.asarray(patches, np.float16)[:count])
+    return np.concatenate(embeddings), np.concatenate(features)
+
+
 def embed(
   clip: clip_lib.Clip, images: Sequence[UInt8[np.ndarray, "s s 3"]]
 ) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n p d"]]:
   """Embeddings float32[n, e] of unit norm and features float16[n, p, d] of all images."""
-  graphdef, params = nnx.split(clip)
-
-  @jax.jit
-  def run(params, batch):
-    return tower(nnx.merge(graphdef, params), clip_lib.preprocess(batch))
-
-  embeddings, features = [], []
-  for batch, count in _batches(images):
-    patches, embedding = run(params, jnp.asarray(batch))
-    embeddings.append(np.asarray(embedding)[:count])
-    features.append(np.asarray(patches, np.float16)[:count])
-  return np.concatenate(embeddings), np.concatenate(features)
+  return Embedder(clip)(images)
 
 
 def _batches(images: Sequence[np.ndarray]) -> Iterable[tuple[np.ndarray, int]]:

@@ -9,10 +9,12 @@ A folder of cells looks like this, and plain TFDS reads it, with or without mixj
 
 TFDS allows only letters, digits and underscores in a data set's name, so the manifest says which
 dataset holds which cell. The bytes written depend on the examples and on nothing else.
+
+A source that is added later is one more shard of each cell it has rows for, behind all others: rows
+keep their numbers, and files that hold rows are never touched again.
 """
 
 import functools
-import hashlib
 import io
 import json
 import os
@@ -26,18 +28,36 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mixjax.atlas import manifest as manifests
+from mixjax.atlas.manifest import (
+  FORMAT,
+  MANIFEST,
+  DamagedCellsError,
+  digest,
+  read_manifest,
+  sha256,
+  verify,
+)
 from mixjax.corpus.example import Example, Turn
 from mixjax.corpus.tasks import TASKS
 
-FORMAT = 2
-MANIFEST = "manifest.json"
+__all__ = [
+  "CellRows",
+  "Cells",
+  "DamagedCellsError",
+  "dataset_name",
+  "features",
+  "open_cells",
+  "read_manifest",
+  "sha256",
+  "verify",
+  "write_cells",
+]
+
 _VERSION = "1.0.0"
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+# Without the number of shards: it grows, and files keep their names.
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
 _TEXTS = ("key", "task", "domain", "label")
-
-
-class DamagedCellsError(ValueError):
-  """A file of a cells folder is missing or is not what was written."""
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -64,16 +84,25 @@ def dataset_name(concept: str, taken: Iterable[str] = ()) -> str:
 
 
 class _Writer:
-  """One cell being written: its array records, and the token lengths seen."""
+  """One source's rows of one cell being written: its array records, and the token lengths seen."""
 
-  def __init__(self, folder: pathlib.Path, split: str, token_count: Callable[[str], int] | None):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    split: str,
+    token_count: Callable[[str], int] | None,
+    source: str,
+    before: Sequence[Mapping],
+  ):
+    """`before`: the manifest's entries of the shards that the cell has already."""
     folder.mkdir(parents=True)
     self.folder, self._split, self._token_count = folder, split, token_count
+    self._source, self._before = source, before
     self._features = features()
     name = folder.parent.parent.name
-    path = folder / f"{name}-{split}.array_record-00000-of-00001"
+    self._file = f"{name}-{split}.array_record-{len(before):05d}"
     # A group of one record is what makes random access cheap.
-    self._records = ArrayRecordWriter(os.fspath(path), "group_size:1")
+    self._records = ArrayRecordWriter(os.fspath(folder / self._file), "group_size:1")
     self.rows = self._bytes = 0
     self._tokens = {"prompt": [0, 0], "answer": [0, 0]}  # sum and maximum
 
@@ -96,22 +125,32 @@ class _Writer:
     if self._records.is_open():
       self._records.close()
 
-  def close(self) -> dict:
-    """Closes the records, writes TFDS's metadata and returns the cell's manifest entry."""
+  def close(self) -> list[dict]:
+    """Closes the records, writes TFDS's metadata and returns the manifest's entries of all shards.
+
+    An entry says whose rows they are, how many, in which file, and what TFDS counts as their bytes.
+    """
     self._records.close()
-    split = tfds.core.SplitInfo(name=self._split, shard_lengths=[self.rows], num_bytes=self._bytes)
+    here = {"source": self._source, "rows": self.rows, "file": self._file, "num_bytes": self._bytes}
+    if self._token_count is not None:
+      for name, (total, longest) in self._tokens.items():
+        here[f"{name}_tokens"] = {"sum": total, "max": longest}
+    shards = [*self._before, here]
+    template = tfds.core.ShardedFileTemplate(data_dir=self.folder, template=_TEMPLATE)
+    split = tfds.core.SplitInfo(
+      name=self._split,
+      filename_template=template,
+      shard_lengths=[shard["rows"] for shard in shards],
+      num_bytes=sum(shard["num_bytes"] for shard in shards),
+    )
     tfds.folder_dataset.write_metadata(
       data_dir=os.fspath(self.folder),
       features=self._features,
       split_infos=[split],
-      filename_template=_TEMPLATE,
+      filename_template=template,
       check_data=False,
     )
-    entry = {"rows": self.rows}
-    if self._token_count is not None:
-      for name, (total, longest) in self._tokens.items():
-        entry[f"{name}_tokens"] = {"mean": round(total / self.rows, 3), "max": longest}
-    return entry
+    return shards
 
 
 def write_cells(
@@ -121,34 +160,48 @@ def write_cells(
   split: str = "train",
   token_count: Callable[[str], int] | None = None,
   concepts: Sequence[str] = (),
+  source: str = "",
 ) -> dict:
   """Writes every example into its cell `<concept>/<task>` and returns the manifest.
 
   The folder appears whole or not at all: everything is written beside it and renamed at the end.
+  With a `source` the rows are added to a folder that is there, whole or not at all as well.
 
   Args:
     examples: rows; within a cell they keep the order in which they come.
     concept_of: an example's concept, as a function or as a mapping from `image_key`.
-    folder: the folder to create.
+    folder: the folder to create, or to add to.
     split: the TFDS split's name.
     token_count: a text's length in tokens; where given, the manifest has each cell's mean and
       maximum lengths of prompts and answers.
     concepts: names to list even where no example falls under them.
+    source: where the rows come from; a folder holds each source once.
 
   Raises:
-    FileExistsError: the folder is already there.
-    ValueError: an unknown task, a concept with "/" in it, or an image key without a concept.
+    FileExistsError: the folder is already there and no source is named, or holds that source.
+    ValueError: an unknown task, a concept with "/" in it, an image key without a concept, or
+      another split than the folder has.
   """
   folder = pathlib.Path(folder)
+  old = {"cells": {}, "sources": [], "split": split}
   if folder.exists():
-    raise FileExistsError(f"{folder} already exists; remove it, or write the cells elsewhere")
-  partial = folder.with_name(f".{folder.name}.partial")
+    if not source:
+      raise FileExistsError(
+        f"{folder} already exists; remove it, write the cells elsewhere, or name the source to add"
+      )
+    old = manifests.settle(folder)
+    if any(one["source"] == source for one in old["sources"]):
+      raise FileExistsError(f"{folder} already holds the source {source!r}: give it another name")
+    if old["split"] != split:
+      raise ValueError(f"{folder} has the split {old['split']!r}; {split!r} cannot be added to it")
+  partial = manifests.adding(folder)
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
-  # Names are given to declared concepts first, so that they do not depend on the rows' order.
+  # Names are given to known concepts first, so that they do not depend on the rows' order.
   names: dict[str, str] = {}
-  for concept in concepts:
-    names[concept] = dataset_name(concept, names.values())
+  for concept in (*(cell.split("/")[0] for cell in old["cells"]), *concepts):
+    if concept not in names:
+      names[concept] = dataset_name(concept, names.values())
   writers: dict[str, _Writer] = {}
   try:
     for example in examples:
@@ -158,14 +211,20 @@ def write_cells(
       cell = f"{concept}/{example.task}"
       if cell not in writers:
         place = partial / names[concept] / example.task / _VERSION
-        writers[cell] = _Writer(place, split, token_count)
+        before = old["cells"].get(cell, {}).get("shards", ())
+        writers[cell] = _Writer(place, split, token_count, source, before)
       writers[cell].write(example)
-    manifest = _manifest(names, writers, partial, split)
+    manifest = _manifest(names, writers, partial, old, source)
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(partial, folder)
+    if folder.exists():
+      manifests.publish(folder)
+    else:
+      os.replace(partial, folder)
   except BaseException:
     for writer in writers.values():
       writer.abandon()
+    if folder.exists():
+      manifests.settle(folder)
     shutil.rmtree(partial, ignore_errors=True)
     raise
   return manifest
@@ -193,94 +252,63 @@ def _concept(example: Example, concept_of: Callable[[Example], str] | Mapping[st
 
 
 def _manifest(
-  names: Mapping[str, str], writers: Mapping[str, _Writer], root: pathlib.Path, split: str
+  names: Mapping[str, str],
+  writers: Mapping[str, _Writer],
+  root: pathlib.Path,
+  old: Mapping,
+  source: str,
 ) -> dict:
   """Closes every cell and lists all of concepts x tasks, empty cells included."""
   cells = {}
   for concept, name in names.items():
     for task in TASKS:
       cell = f"{concept}/{task}"
+      cells[cell] = old["cells"].get(cell, {"rows": 0, "folder": None, "files": {}})
       if cell not in writers:
-        cells[cell] = {"rows": 0, "folder": None, "files": {}}
         continue
-      entry = writers[cell].close()
+      shards = writers[cell].close()
       place = root / name / task / _VERSION
       files = {
         path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(place.iterdir())
       }
-      cells[cell] = entry | {"folder": f"{name}/{task}", "files": files}
+      cells[cell] = _entry(shards) | {
+        "folder": f"{name}/{task}",
+        "files": dict(sorted((cells[cell]["files"] | files).items())),
+        "shards": shards,
+      }
+  added = {"source": source, "rows": sum(writer.rows for writer in writers.values())}
   manifest = {
     "format": FORMAT,
-    "split": split,
+    "split": old["split"],
     "rows": sum(cell["rows"] for cell in cells.values()),
+    "sources": [*old["sources"], added],
     "cells": cells,
   }
-  return manifest | {"sha256": _digest(manifest)}
+  return manifest | {"sha256": digest(manifest)}
 
 
-def sha256(path: pathlib.Path) -> str:
-  """Hex digest of a file's bytes."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: Mapping) -> str:
-  """Of the manifest's own content, its "sha256" left out."""
-  content = {key: value for key, value in manifest.items() if key != "sha256"}
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_manifest(folder: str | os.PathLike) -> dict:
-  """The manifest of a cells folder. Raises DamagedCellsError where it was changed or is no JSON."""
-  path = pathlib.Path(folder) / MANIFEST
-  if not path.exists():
-    raise FileNotFoundError(f"{path} is missing: {folder} is not a folder of cells")
-  try:
-    manifest = json.loads(path.read_text())
-    intact = manifest["sha256"] == _digest(manifest)
-  except (ValueError, KeyError, TypeError):
-    intact = False
-  if not intact:
-    raise DamagedCellsError(f"{path} is not what was written; write the cells again")
-  if manifest["format"] != FORMAT:
-    raise ValueError(f"{path} has format {manifest['format']}, this code reads format {FORMAT}")
-  return manifest
-
-
-def verify(folder: str | os.PathLike) -> dict:
-  """Checks every file against the manifest, which it returns.
-
-  Raises:
-    DamagedCellsError: names the first file that is missing or whose bytes changed, and its cell.
-  """
-  folder = pathlib.Path(folder)
-  manifest = read_manifest(folder)
-  for cell, entry in manifest["cells"].items():
-    for name, written in entry["files"].items():
-      path = folder / name
-      if not path.exists():
-        problem = "is missing"
-      elif path.stat().st_size != written["bytes"]:
-        problem = f"has {path.stat().st_size} bytes, {written['bytes']} were written"
-      elif sha256(path) != written["sha256"]:
-        problem = "has changed since it was written (its checksum differs)"
-      else:
-        continue
-      raise DamagedCellsError(f"{path} of cell {cell!r} {problem}; write the cells again")
-  return manifest
+def _entry(shards: Sequence[Mapping]) -> dict:
+  """A cell's rows, and its mean and maximum lengths where all of its shards counted tokens."""
+  rows = sum(shard["rows"] for shard in shards)
+  entry = {"rows": rows}
+  for name in ("prompt_tokens", "answer_tokens"):
+    if all(name in shard for shard in shards):
+      total = sum(shard[name]["sum"] for shard in shards)
+      longest = max(shard[name]["max"] for shard in shards)
+      entry[name] = {"mean": round(total / rows, 3), "max": longest}
+  return entry
 
 
 class CellRows(Sequence[Example]):
   """Random access to the rows of one cell; nothing is opened before the first row is asked for."""
 
-  def __init__(self, folder: pathlib.Path | None, split: str, rows: int):
-    self._folder, self._split, self._rows = folder, split, rows
+  def __init__(self, files: Sequence[pathlib.Path], rows: int):
+    self._files, self._rows = files, rows
 
   @functools.cached_property
   def _source(self) -> ArrayRecordDataSource:
-    split = tfds.builder_from_directory(os.fspath(self._folder)).info.splits[self._split]
-    return ArrayRecordDataSource([os.fspath(path) for path in split.filepaths])
+    return ArrayRecordDataSource([os.fspath(path) for path in self._files])
 
   def __len__(self) -> int:
     return self._rows
@@ -311,7 +339,8 @@ class Cells(Mapping[str, CellRows]):
     self.rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
     self._cells = {
       cell: CellRows(
-        entry["folder"] and folder / entry["folder"] / _VERSION, manifest["split"], entry["rows"]
+        [folder / entry["folder"] / _VERSION / shard["file"] for shard in entry.get("shards", ())],
+        entry["rows"],
       )
       for cell, entry in manifest["cells"].items()
     }

@@ -17,17 +17,19 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 import transformers
 from jaxtyping import Int
 
+from mixjax.corpus.example import Turn
 from mixjax.corpus.tasks import BOX_TOKENS
 
 PAD, START, END, IMAGE = SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
-_USER = f"{START}user\n"
-_ASSISTANT = f"{END}\n{START}assistant\n"
+USER = f"{START}user\n"
+ASSISTANT = f"{END}\n{START}assistant\n"
 
 CHAT_TEMPLATE = (
   "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -41,12 +43,21 @@ CHAT_TEMPLATE = (
 Tokenizer = transformers.PreTrainedTokenizerBase
 
 
+class _Frame(NamedTuple):
+  """The tokens before the image, between prompt and answer, and between turns."""
+
+  user: list[int]
+  assistant: list[int]
+  between: list[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoder:
   """Turns prompts and answers into arrays of `image_tokens + text_length` tokens.
 
-  `truncate` cuts answers that are too long (they then lack their <|im_end|>) where the default is
-  to raise. The tokenizer must have the four SPECIAL_TOKENS.
+  `truncate` cuts first answers that are too long (they then lack their <|im_end|>) and leaves out
+  later turns that do not fit, where the default is to raise. The tokenizer must have the four
+  SPECIAL_TOKENS.
   """
 
   tokenizer: Tokenizer
@@ -55,13 +66,7 @@ class Encoder:
   truncate: bool = False
 
   def __post_init__(self):
-    vocabulary = self.tokenizer.get_vocab()
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    if missing:
-      raise ValueError(
-        f"the tokenizer lacks {', '.join(missing)}: add it with "
-        "tokenizer.add_special_tokens and resize the model's embedding"
-      )
+    check_tokenizer(self.tokenizer)
 
   @property
   def length(self) -> int:
@@ -84,9 +89,8 @@ class Encoder:
     return frozenset(self.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
 
   @functools.cached_property
-  def _frame(self) -> tuple[list[int], list[int]]:
-    """The tokens before the image and those between prompt and answer."""
-    return tuple(self._tokens([_USER, _ASSISTANT]))
+  def _frame(self) -> _Frame:
+    return _Frame(*self._tokens([USER, ASSISTANT, f"\n{USER}"]))
 
   def count(self, text: str) -> int:
     """How many tokens a text has."""
@@ -110,9 +114,15 @@ class Encoder:
     answers: Sequence[str],
     with_image: Sequence[bool],
     keys: Sequence[str],
+    later: Sequence[Sequence[Turn]] | None = None,
   ) -> dict[str, np.ndarray]:
-    """`encode` of n rows: ids int32[n, t], loss_mask and mask bool[n, t], truncated bool[n]."""
+    """`encode` of n rows: ids int32[n, t], loss_mask and mask bool[n, t], truncated bool[n].
+
+    `later` has each row's turns after the first. Where `truncate` is on, those that do not fit are
+    left out, and the row counts as truncated.
+    """
     n = len(prompts)
+    later = later or [()] * n
     arrays = {
       "ids": np.full((n, self.length), self.pad_id, np.int32),
       "loss_mask": np.zeros((n, self.length), bool),
@@ -120,8 +130,10 @@ class Encoder:
       "truncated": np.zeros(n, bool),
     }
     said = self._tokens(answers)
+    follow = iter(self._tokens([text for turns in later for turn in turns for text in turn]))
     for i, asked in enumerate(self._prompt_tokens(prompts, with_image, keys)):
       self._check(said[i], keys[i], "answer")
+      more = [(next(follow), next(follow)) for _ in later[i]]
       first = 0 if with_image[i] else self.image_tokens
       begin = first + len(asked)
       row = asked + said[i] + [self.end_id]
@@ -135,9 +147,25 @@ class Encoder:
         row = row[: self.length - first]
         arrays["truncated"][i] = True
       end = first + len(row)
+      arrays["loss_mask"][i, begin:end] = True
+      for prompt, answer in more:
+        self._check(prompt, keys[i], "prompt")
+        self._check(answer, keys[i], "answer")
+        turn = self._frame.between + prompt + self._frame.assistant
+        begin, end = end + len(turn), end + len(turn) + len(answer) + 1
+        if end > self.length or arrays["truncated"][i]:
+          if not self.truncate:
+            raise ValueError(
+              f"row {keys[i]!r} has {len(more) + 1} turns, which do not fit in {self.length} "
+              "tokens: raise text_length, or set truncate=True"
+            )
+          arrays["truncated"][i] = True
+          break
+        row += [*turn, *answer, self.end_id]
+        arrays["loss_mask"][i, begin:end] = True
+      end = first + len(row)
       arrays["ids"][i, first:end] = row
       arrays["mask"][i, first:end] = True
-      arrays["loss_mask"][i, begin:end] = True
     return arrays
 
   def prompt(self, prompt: str, with_image: bool = True) -> dict[str, np.ndarray]:
@@ -158,7 +186,7 @@ class Encoder:
 
   def _prompt_tokens(self, prompts, with_image, keys) -> list[list[int]]:
     """Everything before the answer, for each row."""
-    user, assistant = self._frame
+    user, assistant, _ = self._frame
     picture = [self.image_id] * self.image_tokens
     texts = [f"\n{p}" if seen else p for p, seen in zip(prompts, with_image, strict=True)]
     rows = []
@@ -176,9 +204,25 @@ class Encoder:
       )
 
   def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-    # The Rust tokenizer underneath, in one call: a tenth of the cost of one Python call a text.
-    batch = self.tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [found.ids for found in batch]
+    return tokens_of(self.tokenizer, texts)
+
+
+def check_tokenizer(tokenizer: Tokenizer):
+  """Raises ValueError for a tokenizer that lacks one of SPECIAL_TOKENS."""
+  vocabulary = tokenizer.get_vocab()
+  missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+  if missing:
+    raise ValueError(
+      f"the tokenizer lacks {', '.join(missing)}: add it with "
+      "tokenizer.add_special_tokens and resize the model's embedding"
+    )
+
+
+def tokens_of(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+  """Each text's tokens, without any frame."""
+  # The Rust tokenizer underneath, in one call: a tenth of the cost of one Python call a text.
+  batch = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+  return [found.ids for found in batch]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.PathLike) -> Tokenizer:
@@ -208,7 +252,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | os.Path
     show_progress=False,
   )
   # Each text with its frame, whose words then become tokens; the control tokens split it as here.
-  words = [part for frame in (_USER, _ASSISTANT) for part in re.split(r"<\|\w+\|>", frame) if part]
+  words = [part for frame in (USER, ASSISTANT) for part in re.split(r"<\|\w+\|>", frame) if part]
   framed = itertools.chain.from_iterable([boxes.sub(" ", text), *words] for text in texts)
   model.train_from_iterator(framed, trainer)
   # Not special: decoding keeps them, and a box in a text is read as its four tokens.

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mixjax.atlas.shards import Cells
-from mixjax.corpus.example import Example
+from mixjax.corpus.example import IMAGE, Example
+from mixjax.data.bad_records import replacements
 from mixjax.data.encode import Encoder
 from mixjax.data.sampler import Sampler
 from mixjax.data.stages import Stages
@@ -87,9 +88,10 @@ def encode_cells(
 ) -> EncodedCells:
   """Tokenises every row and writes the arrays under `folder`, whole or not at all.
 
-  A bad record (its image is in `bad` or has no features, or its answer is empty) is replaced in
-  place by the next good record of its own cell, so that sizes and all other rows stay as they are;
-  each replacement is a line of `folder/ledger.jsonl`.
+  A row's picture comes first, wherever its prompt has it. A bad record (its image is in `bad` or
+  has no features, it has several images or an empty answer) is replaced in place by the next good
+  record of its own cell, so that sizes and all other rows stay as they are; each replacement is a
+  line of `folder/ledger.jsonl`.
 
   Args:
     cells: the rows.
@@ -130,7 +132,12 @@ def encode_cells(
         for example in cells[cell]:
           faults.append(_fault(example, image_index, is_bad))
           examples.append(dataclasses.replace(example, images=(b"",) * len(example.images)))
-        replaced = _replacements(cell, examples, faults)
+        replaced = replacements(
+          cell,
+          len(examples),
+          {row: fault for row, fault in enumerate(faults) if fault},
+          lambda row, examples=tuple(examples): examples[row].key,
+        )
         for line in replaced.values():
           ledger.write(json.dumps(line) + "\n")
         examples = [
@@ -138,10 +145,11 @@ def encode_cells(
           for i, example in enumerate(examples)
         ]
         encoded = encoder.encode_many(
-          [e.prompt for e in examples],
+          [e.prompt.replace(IMAGE, "").strip() for e in examples],
           [e.answer for e in examples],
           [bool(e.image_key) for e in examples],
           [e.key for e in examples],
+          later=[e.turns[1:] for e in examples],
         )
         here = slice(start, start + len(examples))
         for name in ("ids", "loss_mask", "mask"):
@@ -174,36 +182,15 @@ def _fault(
   example: Example, image_index: Mapping[str, int], is_bad: Callable[[Example], bool]
 ) -> str:
   """Why a record cannot be used, or ""."""
-  if not example.answer.strip():
+  if not all(turn.answer.strip() for turn in example.turns):
     return "empty answer"
+  if len(example.images) > 1:
+    return "several pictures"
   if is_bad(example):
     return "bad image"
   if example.image_key and example.image_key not in image_index:
     return "no features"
   return ""
-
-
-def _replacements(cell: str, examples: list[Example], faults: list[str]) -> dict[int, dict]:
-  """Ledger lines by row: each bad record and the next good one of the cell, going round."""
-  good = np.array([row for row, reason in enumerate(faults) if not reason])
-  if examples and not len(good):
-    raise ValueError(
-      f"cell {cell!r}: none of its {len(examples)} records can be used (the first: "
-      f"{examples[0].key!r}, {faults[0]}); give the cell no rows, or repair its images"
-    )
-  lines = {}
-  for row, reason in enumerate(faults):
-    if reason:
-      by = int(good[np.searchsorted(good, row) % len(good)])
-      lines[row] = {
-        "cell": cell,
-        "row": row,
-        "key": examples[row].key,
-        "reason": reason,
-        "replaced_by": examples[by].key,
-        "replaced_by_row": by,
-      }
-  return lines
 
 
 def _keep_features(features, partial: pathlib.Path, folder: pathlib.Path) -> str:

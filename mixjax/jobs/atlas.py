@@ -3,36 +3,47 @@
     rows ─► images through CLIP ─► concepts (k-means) ─► cells (TFDS) ─► tokens + features
     questions ─► features of their images
 
-Every step writes its files whole and is skipped when they are there and fit what came before.
+Every step writes its files whole and is skipped when they are there and fit what came before. No
+step holds more in memory than a part of the images, whose names are all that is kept of the others.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
+import jax
 import numpy as np
 from etils import epath
 
-from mixjax.atlas import embed, shards
-from mixjax.atlas.atlas import Atlas, agreement, contact_sheet
-from mixjax.corpus import readers
+from mixjax.atlas import reference, shards
+from mixjax.atlas.atlas import Atlas
+from mixjax.atlas.parts import Origin
+from mixjax.corpus.corpus import RULES, Corpus
+from mixjax.corpus.example import Example
 from mixjax.corpus.gallery import gallery
+from mixjax.corpus.readers import Fault, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
-from mixjax.evals import benchmarks
+from mixjax.jobs import concepts
+from mixjax.jobs.embedding import embed_corpus
 from mixjax.jobs.workdir import claim, write_whole
-from mixjax.models import hf
+from mixjax.models import hf_config
+from mixjax.models.clip_config import ClipConfig
 from mixjax.progress import Reporter
 
 STANDINS = epath.Path(__file__).parent.parent / "standins"
-SHEET_IMAGES = 48  # images on a concept's contact sheet
+TEXT = "text"  # the concept of rows without pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class AtlasConfig:
-  """`corpus`: a LLaVA json, or "gallery"; `questions`: a folder with validation.json and
-  benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and clip/.
+  """`corpus`: whatever the readers know, or "gallery"; `questions`: a folder with validation.json
+  and benchmark.json (the gallery brings its own); `checkpoints`: a folder with tokenizer/ and
+  clip/. `choose`: numbers of concepts to compare first, as in "10/20/50". `text_length`:
+  places for tokens of text in a row. `reading`, `split`, `images` and `labels`: see
+  configs/atlas.py.
   """
 
   corpus: str = "gallery"
@@ -43,6 +54,23 @@ class AtlasConfig:
   gallery_scale: float = 1.0
   per_benchmark: int = 150
   workers: int = 2
+  choose: str = ""
+  text_length: int = 48
+  reading: str = ""
+  split: str = ""
+  images: str = ""
+  labels: str = RULES
+
+  def __post_init__(self):
+    _ = self.compared
+
+  @property
+  def compared(self) -> list[int]:
+    """The numbers of concepts to compare; ValueError if they are none."""
+    try:
+      return [int(k) for k in self.choose.split("/") if k]
+    except ValueError as error:
+      raise ValueError(f"choose is {self.choose!r}: give numbers, as in 10/20/50") from error
 
   @property
   def checkpoint_folder(self) -> epath.Path:
@@ -62,17 +90,42 @@ def run(config: AtlasConfig, workdir: epath.PathLike, reporter: Reporter) -> epa
   """Builds `workdir/atlas` (and `workdir/gallery`); returns the atlas folder."""
   workdir = epath.Path(workdir)
   folder = workdir / "atlas"
-  corpus, questions = _sources(config, workdir, reporter)
+  path, questions = _sources(config, workdir, reporter)
+  corpus = described(config, path)
   tokenizer = encode.load_tokenizer(config.checkpoint_folder / "tokenizer")
-  encoder = encode.Encoder(tokenizer)
-  if not (folder / "embedded.json").exists():
-    _embed_all(config, corpus, questions, folder, reporter)
-  index = json.loads((folder / "embedded.json").read_text())
+  clip = config.checkpoint_folder / "clip"
+  encoder = encode.Encoder(
+    tokenizer,
+    hf_config.configured(clip, "clip", ClipConfig).vision.num_patches,
+    config.text_length,
+    truncate=config.corpus != "gallery",
+  )
+  origin = Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"))
+  index = embed_corpus(corpus, origin, clip, folder, reporter, questions)
+  if jax.process_index():  # the others have embedded their parts
+    return folder
+  examples = functools.partial(corpus.examples, ignore)
+  if config.compared:
+    concepts.compare(config.compared, folder, config.seed, reporter)
   if not (folder / "atlas.json").exists():
-    _fit(config, corpus, folder, index, reporter)
+    known = {}
+    if config.corpus == "gallery":
+      built = json.loads((workdir / "gallery" / "card.json").read_text())
+      known = {name: built[name] for name in ("useless", "mislabelled")}
+    concepts.fit(examples, folder, index, config.concepts, config.seed, known, reporter)
   atlas = Atlas.load(folder)
-  _write_cells(corpus, folder, atlas, index, encoder, reporter)
+  _write_cells(examples, folder, atlas, index, encoder, reporter)
   return folder
+
+
+def described(config, path: epath.Path) -> Corpus:
+  """The corpus at `path`, read as the config says."""
+  stated = {name: value for name in ("split", "images") if (value := getattr(config, name))}
+  return Corpus(path, reading.load(config.reading, **stated), config.labels)
+
+
+def ignore(fault: Fault) -> None:
+  """What the ledger has already, from the first reading."""
 
 
 def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
@@ -98,115 +151,32 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
   return path / "train.json", path
 
 
-def _embed_all(config, corpus, questions, folder: epath.Path, reporter: Reporter) -> None:
-  """Embeddings and features of every corpus image, features of every question's image."""
-  clip = hf.load_clip(config.checkpoint_folder / "clip")
-  size = clip.config.vision.image_size
-  images, keys, bad = [], [], {}
-  domains: dict[str, str] = {}
-  reporter.stage("embed")
-  for example in readers.llava(corpus):
-    if example.image_key in domains:
-      continue
-    domains[example.image_key] = example.domain
-    try:
-      images.append(embed.decode(example.image, size))
-      keys.append(example.image_key)
-    except embed.UnreadableImage as error:
-      bad[example.image_key] = str(error)
-  if not keys:
-    raise ValueError(f"{corpus} has no readable image")
-  embeddings, features = embed.embed(clip, images)
-  folder.mkdir(parents=True, exist_ok=True)
-  np.save(folder / "embeddings.npy", embeddings)
-  np.save(folder / "features.npy", features)
-  (folder / "questions").mkdir(exist_ok=True)
-  for split in ("validation", "benchmark"):
-    asked = benchmarks.read(questions / f"{split}.json")
-    names = sorted({q.image for q in asked})
-    pixels = []
-    for name in names:
-      try:
-        pixels.append(embed.decode((questions / name).read_bytes(), size))
-      except (embed.UnreadableImage, OSError) as error:
-        raise ValueError(
-          f"image {name} of the {split} questions cannot be read: {error}"
-        ) from error
-    np.save(folder / "questions" / f"{split}_features.npy", embed.embed(clip, pixels)[1])
-    write_whole(folder / "questions" / f"{split}_images.json", json.dumps(names))
-    write_whole(folder / "questions" / f"{split}.json", (questions / f"{split}.json").read_text())
-  write_whole(
-    folder / "ledger.jsonl",
-    "".join(
-      json.dumps({"image": k, "error": e, "action": "left out"}) + "\n" for k, e in bad.items()
-    ),
-  )
-  if bad:
-    reporter.say(f"{len(bad)} images cannot be read and were left out: {folder / 'ledger.jsonl'}")
-  index = {
-    "corpus_sha256": shards.sha256(corpus),
-    "encoder": shards.sha256(config.checkpoint_folder / "clip" / "model.safetensors"),
-    "images": keys,
-    "domains": [domains[k] for k in keys],
-    "unreadable": sorted(bad),
-  }
-  write_whole(folder / "embedded.json", json.dumps(index))
+def _refuse_grown(cells: epath.Path) -> None:
+  """Raises ValueError for cells that a source was added to: the proxies have not encoded it."""
+  sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
+  if len(sources) > 1:
+    raise ValueError(
+      f"{cells} has grown by {sources[1:]}, of which there are neither features nor tokens for "
+      "proxies: train on the cells themselves, or make an atlas of all sources in another workdir"
+    )
 
 
-def _fit(config, corpus, folder: epath.Path, index: dict, reporter: Reporter) -> None:
-  """k-means, names and the atlas card with a contact sheet a concept."""
-  reporter.stage("atlas")
-  embeddings = np.load(folder / "embeddings.npy")
-  row = {key: i for i, key in enumerate(index["images"])}
-  captions, pngs = [""] * len(row), [b""] * len(row)
-  for example in readers.llava(corpus):
-    i = row.get(example.image_key)
-    if i is not None and (example.task == "caption" or not captions[i]):
-      captions[i], pngs[i] = example.answer, example.image
-  atlas = Atlas.fit(embeddings, captions, config.concepts, config.seed, encoder=index["encoder"])
-  assigned = atlas.assign(embeddings)
-  rng = np.random.default_rng(config.seed)
-  (folder / "sheets").mkdir(exist_ok=True)
-  size = 72
-  for c in range(atlas.k):
-    members = np.flatnonzero(assigned == c)
-    shown = rng.permutation(members)[:SHEET_IMAGES]
-    sheet = contact_sheet([embed.decode(pngs[i], size) for i in shown], columns=12)
-    (folder / "sheets" / f"{c:02d}.png").write_bytes(sheet)
-  known = all(index["domains"])
-  card = {
-    "concepts": {n: int((assigned == c).sum()) for c, n in enumerate(atlas.names)},
-    "nmi_with_true_domains": agreement(assigned, index["domains"]) if known else None,
-    "domains": _crosstab(assigned, index["domains"], atlas.names) if known else None,
-    "unreadable_images": len(index["unreadable"]),
-  }
-  gallery_card = folder.parent / "gallery" / "card.json"
-  if config.corpus == "gallery":
-    built = json.loads(gallery_card.read_text())
-    card |= {k: built[k] for k in ("useless", "mislabelled")}
-  write_whole(folder / "card.json", json.dumps(card, indent=1))
-  atlas.save(folder)
-  for name, count in card["concepts"].items():
-    reporter.say(f"  {name:32} {count:6} images")
-  if known:
-    reporter.say(f"  agreement with the true domains: NMI {card['nmi_with_true_domains']:.2f}")
-
-
-def _crosstab(assigned, domains: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, int]]:
-  table: dict[str, dict[str, int]] = {name: {} for name in names}
-  for c, domain in zip(assigned, domains, strict=True):
-    mine = table[names[int(c)]]
-    mine[domain] = mine.get(domain, 0) + 1
-  return table
-
-
-def _write_cells(corpus, folder, atlas: Atlas, index: dict, encoder, reporter: Reporter) -> None:
+def _write_cells(
+  examples: Callable[[], Iterable[Example]],
+  folder: epath.Path,
+  atlas: Atlas,
+  index: dict,
+  encoder: encode.Encoder,
+  reporter: Reporter,
+) -> None:
   """Cells and their encoding, made again when the names in atlas.json were edited."""
   cells_folder, encoded_folder = folder / "cells", folder / "encoded"
   made = folder / "cells_of.json"
   names = {"names": list(atlas.names), "corpus_sha256": index["corpus_sha256"]}
-  if made.exists() and json.loads(made.read_text()) == names:
-    return
+  if made.exists():
+    _refuse_grown(cells_folder)
+    if json.loads(made.read_text()) == names:
+      return
   if (folder.parent / "study").exists():
     raise ValueError(
       f"{folder}/atlas.json was edited after trials were run on its cells: put the names back, "
@@ -216,16 +186,22 @@ def _write_cells(corpus, folder, atlas: Atlas, index: dict, encoder, reporter: R
   for stale in (cells_folder, encoded_folder):
     if stale.exists():
       shutil.rmtree(stale)
-  assigned = atlas.assign(np.load(folder / "embeddings.npy"))
+  embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+  assigned, _ = reference.place(atlas, embeddings, concepts.mesh())
   concept = {key: atlas.names[int(c)] for key, c in zip(index["images"], assigned, strict=True)}
-  rows = (e for e in readers.llava(corpus) if e.image_key in concept)
+  concept[""] = TEXT
+  rows = (e for e in examples() if e.image_key in concept)
   manifest = shards.write_cells(
     rows, concept, cells_folder, concepts=atlas.names, token_count=encoder.count
   )
   features = np.load(folder / "features.npy", mmap_mode="r")
   image_row = {key: i for i, key in enumerate(index["images"])}
-  encode_cells(shards.open_cells(cells_folder), encoder, features, image_row, encoded_folder)
+  cells = shards.open_cells(cells_folder)
+  encoded = encode_cells(cells, encoder, features, image_row, encoded_folder)
   write_whole(made, json.dumps(names))
+  for what in ("truncated", "replaced"):
+    if count := sum(cell[what] for cell in encoded.report.values()):
+      reporter.say(f"cells: {count} rows were {what}; by cell in {encoded_folder / 'cells.json'}")
   filled = sum(cell["rows"] > 0 for cell in manifest["cells"].values())
   total = sum(cell["rows"] for cell in manifest["cells"].values())
   reporter.say(f"cells: {total} rows in {filled} cells of {len(manifest['cells'])}")

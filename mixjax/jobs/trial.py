@@ -70,7 +70,8 @@ class World:
 
   @functools.cached_property
   def encoder(self) -> encode.Encoder:
-    return encode.Encoder(self._tokenizer)
+    image_tokens, length = self.cells.features.shape[1], self.cells.ids.shape[1]
+    return encode.Encoder(self._tokenizer, image_tokens, length - image_tokens)
 
   @functools.cached_property
   def cells(self) -> EncodedCells:

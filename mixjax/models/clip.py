@@ -18,9 +18,10 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def preprocess(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+def preprocess(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
   """Pixels 0-255 of images already at the tower's size, normalised as CLIP expects."""
-  mean, std = (jnp.asarray(value, jnp.float32)[None, None, None] for value in (MEAN, STD))
+  axes = tuple(range(images.ndim - 1))
+  mean, std = (jnp.expand_dims(jnp.asarray(value, jnp.float32), axes) for value in (MEAN, STD))
   return (images.astype(jnp.float32) / 255 - mean) / std
 
 

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from mixjax.models import hf_arrays, hf_config, hf_files, hf_keys
 from mixjax.models import mesh as mesh_lib
-from mixjax.models.clip import Clip, ClipConfig
+from mixjax.models.clip import Clip, ClipConfig, ClipVision
 from mixjax.models.hf_config import read_config as read_config
 from mixjax.models.llava import Llava, LlavaConfig
 from mixjax.models.llava_next import LlavaNext, LlavaNextConfig
@@ -56,6 +56,15 @@ def load_clip(folder: str | os.PathLike, **running: Any) -> Clip:
   """A CLIPModel. `running` sets remat, unroll and dtype; ValueError if keys do not fit."""
   config = hf_config.configured(folder, "clip", ClipConfig, **running)
   return load(folder, lambda: Clip(config, rngs=nnx.Rngs(0)), hf_keys.clip_table(config))
+
+
+def load_clip_vision(folder: str | os.PathLike, **running: Any) -> ClipVision:
+  """The vision tower of a CLIPModel, whose other half stays on disk; as `load_clip` else."""
+  config = hf_config.configured(folder, "clip", ClipConfig, **running).vision
+  table = hf_keys.clip_vision_table(config)
+  table = [(path, f"vision_model.{key}", layout) for path, key, layout in table]
+  unread = r"^(text_model\.|text_projection\.|visual_projection\.|logit_scale$)"
+  return load(folder, lambda: ClipVision(config, rngs=nnx.Rngs(0)), table, unread)
 
 
 def load_llava(folder: str | os.PathLike, *, tower: bool = True, **running: Any) -> Llava:

@@ -49,3 +49,6 @@ VISION = {
     patch_size=14,
   ),
 }
+
+# <image>: the first id after those of Qwen2's own tokens; the vocabulary has room for it.
+IMAGE_TOKEN_ID = 151646

@@ -17,7 +17,7 @@ TEMPLATE = epath.Path(__file__).parent / "report.html.jinja"
 QUALITIES = (85, 75, 60, 45, 30)  # of a JPEG, tried in turn
 
 
-def render(content: dict[str, Any]) -> str:
+def render(content: dict[str, Any], template: epath.Path = TEMPLATE) -> str:
   """The template filled in; jinja2.UndefinedError for anything that `content` lacks."""
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
   environment.filters |= {
@@ -27,7 +27,7 @@ def render(content: dict[str, Any]) -> str:
     "label": lambda name: tables.LABELS.get(name, name),
     "svg": lambda drawing: markupsafe.Markup(drawing.svg),
   }
-  page = environment.from_string(TEMPLATE.read_text()).render(content)
+  page = environment.from_string(template.read_text()).render(content)
   return re.sub(r"\n\s*\n", "\n", page.strip()) + "\n"
 
 

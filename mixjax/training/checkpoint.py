@@ -1,7 +1,9 @@
 """Orbax checkpoints that are verified before they are believed.
 
 Orbax restores a flipped bit without a word, so each step gets a SHA-256 manifest, written last;
-restoring checks it and falls back to the newest step that still matches.
+restoring checks it and falls back to the newest step that still matches. On a pod every process
+calls each method, writes and reads the shards of its own devices, and the first one sees to the
+manifests.
 """
 
 import hashlib
@@ -10,9 +12,13 @@ import os
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
+
+UNFINISHED = "no manifest: killed before the save was done"
 
 
 def _digests(folder: epath.Path) -> dict[str, str]:
@@ -22,7 +28,8 @@ def _digests(folder: epath.Path) -> dict[str, str]:
     if path.is_dir():
       digests |= {f"{path.name}/{name}": digest for name, digest in _digests(path).items()}
     else:
-      digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+      with path.open("rb") as file:
+        digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
   return digests
 
 
@@ -45,42 +52,50 @@ class Checkpointer:
     if not self._manager.save(step, args=ocp.args.StandardSave(state)):
       return
     self._manager.wait_until_finished()
-    partial = self._folder / f"manifest-{step}.json.partial"
-    partial.write_text(json.dumps(_digests(self._folder / str(step)), indent=1))
-    partial.replace(self._manifest(step))
-    for path in self._folder.glob("manifest-*.json"):
-      if int(path.stem.split("-")[1]) not in self._manager.all_steps():
-        path.unlink()
+    if jax.process_index() == 0:
+      partial = self._folder / f"manifest-{step}.json.partial"
+      partial.write_text(json.dumps(_digests(self._folder / str(step)), indent=1))
+      partial.replace(self._manifest(step))
+      for path in self._folder.glob("manifest-*.json"):
+        if int(path.stem.split("-")[1]) not in self._manager.all_steps():
+          path.unlink()
+    multihost_utils.sync_global_devices("manifest")
 
   def restore(self, like: Any) -> tuple[int, Any] | None:
-    """(step, state) of the newest intact step, shaped as `like`; None when nothing was saved.
+    """(step, state) of the newest intact step; None when nothing was saved.
 
-    A damaged or unfinished step is named in the log and removed. Raises ValueError when steps were
-    saved and none is intact: delete the folder to start the run anew.
+    `like` has the shapes of the state and its places on a mesh. A damaged or unfinished step is
+    named in the log and removed. Raises ValueError when steps were saved and none is intact: delete
+    the folder to start the run anew.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
     damaged = []
-    for step in steps:
-      manifest = self._manifest(step)
-      if not manifest.exists():  # killed between the save and its manifest
-        logging.warning("checkpoint %d of %s has no manifest: not used", step, self._folder)
-        self._manager.delete(step)
-        continue
-      said, found = json.loads(manifest.read_text()), _digests(self._folder / str(step))
-      wrong = sorted(name for name in said if found.get(name) != said[name])
-      if not wrong:
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      wrong = self._wrong(step) if jax.process_index() == 0 else []
+      verdict = (len(wrong) > 0) + (len(wrong) > 0 and wrong != [UNFINISHED])
+      verdict = multihost_utils.broadcast_one_to_all(np.int32(verdict))  # 2 where it is damaged
+      if verdict == 0:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return step, self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-      logging.warning("checkpoint %d of %s is damaged in %s", step, self._folder, wrong)
-      damaged.append(f"{step}: {', '.join(wrong)}")
+      logging.warning("checkpoint %d of %s: %s", step, self._folder, ", ".join(wrong))
+      if verdict == 2:
+        damaged.append(f"{step}: {', '.join(wrong)}")
       self._manager.delete(step)
-      manifest.unlink()
+      if jax.process_index() == 0:
+        self._manifest(step).unlink(missing_ok=True)
     if damaged:
       raise ValueError(
         f"no checkpoint in {self._folder} is intact ({'; '.join(damaged)}); "
         "delete the folder to start anew"
       )
     return None
+
+  def _wrong(self, step: int) -> list[str]:
+    """The files of a step that are not what its manifest says."""
+    manifest = self._manifest(step)
+    if not manifest.exists():
+      return [UNFINISHED]
+    said, found = json.loads(manifest.read_text()), _digests(self._folder / str(step))
+    return sorted(name for name in said if found.get(name) != said[name])
 
   def close(self) -> None:
     self._manager.close()

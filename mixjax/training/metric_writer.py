@@ -6,23 +6,29 @@ clu.metric_writers imports TensorFlow, which a run does not need; so its interfa
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 
+import jax
 from etils import epath
 
 
 class MetricWriter:
-  """One line a step in `folder/metrics.jsonl`; those after `resume_from` are dropped first."""
+  """One line a step in `folder/metrics.jsonl`; those after `resume_from` are dropped first.
+
+  Of the processes of a pod the first one writes.
+  """
 
   def __init__(self, folder: epath.Path, resume_from: int = 0):
-    self._path = folder / "metrics.jsonl"
+    first = jax.process_index() == 0
+    self._path = folder / "metrics.jsonl" if first else epath.Path(os.devnull)
     kept = []
     if resume_from and self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step(line) <= resume_from]
     self._path.write_text("".join(f"{line}\n" for line in kept))
     self._file = open(self._path, "a")  # noqa: SIM115  closed by close()
     self._clu = None
-    if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
+    if first and importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):
       from clu import metric_writers
 
       self._clu = metric_writers.create_default_writer(str(folder / "tensorboard"))

@@ -12,11 +12,11 @@ import time
 from typing import Any
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mixjax.data.packed import PackedShape
 from mixjax.models import attention, sizes
-from mixjax.models import mesh as mesh_lib
+from mixjax.models.llava_next import LlavaNextConfig
 from mixjax.training import arithmetic, collectives, step, topology, vlm
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
 from mixjax.training.topology import GIB
@@ -48,45 +48,60 @@ class PlanConfig:
     for name, known in (("model", sizes.TEXT), ("vision", sizes.VISION)):
       if getattr(self, name) not in known:
         raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
-    for name in ("batch", "seq", "tensor", "proxies"):
+    for name in ("batch", "seq", "tensor", "proxies", "tiles"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
+    if not 0 < self.image_tokens < self.seq:
+      raise ValueError(f"{self.image_tokens} image tokens leave no text in a row of {self.seq}")
+    patches = self.tiles * sizes.VISION[self.vision].num_patches
+    if self.image_tokens > 2 * patches:
+      raise ValueError(
+        f"{self.tiles} tiles with {patches} patches cannot fill {self.image_tokens} image tokens: "
+        "give more tiles"
+      )
 
-  def vlm(self, platform: str) -> vlm.VlmConfig:
-    """The model and the batch as they run on a platform."""
+  def llava_next(self, platform: str) -> LlavaNextConfig:
+    """The model as it runs on a platform."""
     name = attention.best(platform) if self.attention == "auto" else self.attention
     running = dict(remat=self.remat, dtype=self.dtype)
-    return vlm.VlmConfig(
+    return LlavaNextConfig(
       text=dataclasses.replace(sizes.TEXT[self.model], attention=name, **running),
       vision=dataclasses.replace(sizes.VISION[self.vision], **running),
-      batch=self.batch,
+      image_token_id=sizes.IMAGE_TOKEN_ID,
+    )
+
+  def packed(self, groups: int) -> PackedShape:
+    """The batch of one model, the tiles of each row in one of so many groups."""
+    return PackedShape(
+      rows=self.batch,
       length=self.seq,
       image_tokens=self.image_tokens,
-      tiles=self.tiles,
-      frozen_tower=self.frozen_tower,
+      tiles=self.tiles * self.batch // groups,
+      groups=groups,
+      side=sizes.VISION[self.vision].image_size,
     )
 
 
-def lower(config: vlm.VlmConfig, mesh: Mesh, loss_chunk: int | None, proxies: int = 1):
+def lower(config: PlanConfig, mesh: Mesh):
   """(the lowered AdamW step on the mesh, its abstract state, its abstract batch).
 
   Several proxies have a leading axis in every array, split over the mesh's `proxy`.
   """
-  graphdef, params = nnx.split(nnx.eval_shape(lambda: vlm.Vlm(config, rngs=nnx.Rngs(0))))
-  tx = make_optimizer(OptimizerConfig(), steps=1000)
-  state = jax.eval_shape(lambda params: step.init_state(params, tx), params)
+  rates = (("vision", 0.0),) if config.frozen_tower else ()
+  optimizer = OptimizerConfig(rates=rates)
+  tx = make_optimizer(optimizer, steps=1000)
+  model = config.llava_next(mesh.devices.flat[0].platform)
+  graphdef, state = vlm.abstract_state(model, tx, mesh)
+  batch = vlm.abstract_batch(config.packed(mesh.shape["data"]), mesh)
+  update = step.descend(vlm.objective(graphdef, config.loss_chunk, optimizer.frozen), tx)
+  if config.proxies > 1:
 
-  def place(leaf, sharding):
-    shape, spec = leaf.shape, sharding.spec
-    if proxies > 1:
-      shape, spec = (proxies, *shape), PartitionSpec("proxy", *spec)
-    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+    def several(leaf):
+      spec = PartitionSpec("proxy", *leaf.sharding.spec)
+      where = NamedSharding(mesh, spec)
+      return jax.ShapeDtypeStruct((config.proxies, *leaf.shape), leaf.dtype, sharding=where)
 
-  state = jax.tree.map(place, state, mesh_lib.shardings(state, mesh))
-  rows = NamedSharding(mesh, PartitionSpec("data"))
-  batch = jax.tree.map(lambda leaf: place(leaf, rows), config.batch_shapes())
-  update = step.descend(vlm.objective(graphdef, loss_chunk), tx)
-  if proxies > 1:
+    state, batch = jax.tree.map(several, (state, batch))
     update = jax.vmap(update)
   with jax.set_mesh(mesh):
     return jax.jit(update, donate_argnums=0).lower(state, batch), state, batch
@@ -105,8 +120,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
       f"batch={config.batch} rows do not divide among {data} chips: make it a multiple of {data}, "
       f"or give tensor={config.tensor * data // math.gcd(config.batch, data)}"
     )
-  model = config.vlm(devices[0].platform)
-  lowered, state, batch = lower(model, mesh, config.loss_chunk, config.proxies)
+  model = config.llava_next(devices[0].platform)
+  lowered, state, batch = lower(config, mesh)
   held = {
     "parameters": _bytes_on_a_chip(state.params),
     "optimiser": _bytes_on_a_chip(state.opt_state),
@@ -195,7 +210,7 @@ def seconds(
 
 def advise(
   config: PlanConfig,
-  model: vlm.VlmConfig,
+  model: LlavaNextConfig,
   chip: topology.Chip,
   data: int,
   gib: dict[str, float],

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from mixjax.data.loader import Loader
 from mixjax.training import step as step_lib
 from mixjax.training.checkpoint import Checkpointer
+from mixjax.training.loss import Batch
 from mixjax.training.metric_writer import MetricWriter
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -51,24 +52,46 @@ def train(
   on_curve: Callable[[int, Params], dict[str, Any]] | None = None,
   on_step: Callable[[int, float], None] | None = None,
 ) -> Params:
-  """Trains from `params` and returns the final parameters.
+  """Trains on cached features from `params`, which stay, and returns the final parameters.
 
-  Writes `metrics.jsonl` (one line every `log_every` steps: step, loss in nats a token) under
+  What is written and raised is `fit`'s.
+  """
+  tx, step = compiled_step(graphdef, config, loss_from)
+  state = step_lib.init_state(params, tx)
+
+  def batches(start):
+    for batch in loader.dataset(config.steps - start, start=start):
+      batch.pop("cell")
+      yield batch
+
+  return fit(step, state, lambda: state, batches, config, folder, on_curve, on_step).params
+
+
+def fit(
+  step: step_lib.Update,
+  like: step_lib.TrainState,
+  start: Callable[[], step_lib.TrainState],
+  batches: Callable[[int], Iterable[Batch]],
+  config: TrainConfig,
+  folder: epath.PathLike,
+  on_curve: Callable[[int, Params], dict[str, Any]] | None = None,
+  on_step: Callable[[int, float], None] | None = None,
+) -> step_lib.TrainState:
+  """Steps from `start()` to the end, and returns the final state.
+
+  `like` has the shapes of that state, and its places on a mesh; `batches(i)` are those from batch i
+  on. Writes `metrics.jsonl` (one line every `log_every` steps: step, loss in nats a token) under
   `folder`, and checkpoints under `folder/checkpoints`, from the newest intact of which it goes on.
   Raises FloatingPointError naming the step when the loss is not finite.
   """
   folder = epath.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  tx, step = compiled_step(graphdef, config, loss_from)
-  state = step_lib.init_state(params, tx)
   checkpointer = Checkpointer(folder / "checkpoints") if config.save_every else None
-  start = 0
-  if checkpointer and (restored := checkpointer.restore(state)):
-    start, state = restored
+  restored = checkpointer.restore(like) if checkpointer else None
+  begin, state = restored or (0, start())
   losses = []
-  with contextlib.closing(MetricWriter(folder, start)) as writer:
-    for i, batch in enumerate(loader.dataset(config.steps - start, start=start), start + 1):
-      batch.pop("cell")
+  with contextlib.closing(MetricWriter(folder, begin)) as writer:
+    for i, batch in enumerate(batches(begin) if begin < config.steps else (), begin + 1):
       state, metrics = step(state, batch)
       losses.append(metrics["loss"])
       last = i == config.steps
@@ -90,4 +113,4 @@ def train(
         losses = []
   if checkpointer:
     checkpointer.close()
-  return state.params
+  return state

@@ -4,9 +4,11 @@
 
 A weight is a share of records, drawn before MaxText packs them: of samples, so they go out as they
 are. MaxText divides them by their sum and mixes with grain, whose counts follow the shares without
-chance; weights are rounded to a hundredth of the smallest one. It reads the TFDS features in our
-cells' files as they are: `PATH` needs no conversion, with dataset_type=grain and
-grain_file_type=arrayrecord.
+chance; weights are rounded to a hundredth of the smallest one.
+
+With dataset_type=grain and grain_file_type=arrayrecord it reads tf.train.Example records, which
+those of our cells are: `PATH` needs no conversion, and train_data_columns may name turns/prompt and
+turns/answer. What becomes of the pictures is up to the pipeline.
 
 The mixture ends where the first cell does: `num_epoch` repeats every cell, and a note says how
 large it must be. (maxtext/input_pipeline/grain_data_processing.py, get_datasets)
