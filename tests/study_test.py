@@ -399,7 +399,7 @@ def test_an_interrupted_search_proposes_the_same_trials_and_finds_them_done(tmp_
   assert broken.trials() == whole.trials() and len(whole.trials()) == 12
 
 
-def test_observations_hold_what_is_done_and_what_is_pending(study):
+def test_observations_hold_what_is_done_pending_and_infeasible(study):
   study.tell(study.attach(make_trial(row=1)), SCORES)
   study.mark(study.attach(make_trial(row=2)).id, INFEASIBLE, "diverged")
   study.attach(make_trial(row=3))
@@ -407,7 +407,8 @@ def test_observations_hold_what_is_done_and_what_is_pending(study):
   study.attach(make_trial(row=5, axis="concept"))
   runs = observe(study.trials(), SPACE, lambda s: (s["ocr"]["score"], s["ocr"]["stderr"]))
   np.testing.assert_allclose(runs.mixtures, SPACE.pool[[1, 4]], atol=1e-12)
-  np.testing.assert_allclose(runs.pending, SPACE.pool[[2, 3]], atol=1e-12)
+  np.testing.assert_allclose(runs.pending, SPACE.pool[[3]], atol=1e-12)
+  np.testing.assert_allclose(runs.infeasible, SPACE.pool[[2]], atol=1e-12)
   assert runs.scores.tolist() == [0.5, 0.5] and runs.stderr.tolist() == [0.01, 0.01]
   assert runs.fidelity.tolist() == [100.0, 50.0]
   assert observe(study.trials(), SPACE, lambda s: (s["vqa"]["score"], None)).stderr is None

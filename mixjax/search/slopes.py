@@ -25,7 +25,7 @@ LEAST_RUNS = 9
 # (24 runs of four weights: 95% intervals held 90% of new scores, with these 91%).
 NOISE, NOISE_SPREAD = 0.5, 1.0
 
-# Slopes that could all be 0 at this level are 0.
+# At which slopes are told from 0.
 LEVEL = 0.95
 
 # Rounds of fitting slopes to a process and the process to what they leave.
@@ -51,11 +51,13 @@ def slopes_on(
   earlier: Float[np.ndarray, "k n"],
   scores: Float[np.ndarray, " n"],
   space: Space,
+  level: float = LEVEL,
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"], tuple[Surrogate, ...]]:
   """Slopes of `scores` on `earlier` ones beside a process over mixtures, their covariance, and that
   process conditioned on the earlier scores instead.
 
-  In sds of the scores they are normal around 0 with sd 1 beforehand: few runs leave them small.
+  In sds of the scores they are normal around 0 with sd 1 beforehand: few runs leave them small, and
+  all that could be 0 at this `level` leave them 0.
   """
   size, count = earlier.shape
   none = np.zeros(size), np.zeros((size, size)), ()
@@ -80,7 +82,7 @@ def slopes_on(
     precision = solved @ inputs.T + np.eye(size)
     weights = np.linalg.solve(precision, solved @ output)
   evidence = weights @ precision @ weights / size
-  if evidence < fisher.ppf(LEVEL, size, max(count - size - 1, 1)):
+  if evidence < fisher.ppf(level, size, max(count - size - 1, 1)):
     return none
   scale = varies * unit / spread[:, 0]
   return weights * scale, np.linalg.inv(precision) * np.outer(scale, scale), expected

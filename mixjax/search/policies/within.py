@@ -89,7 +89,7 @@ class Within:
     if self.constraints.within(asked).all():
       return asked
     known = observations.at_target().known()
-    pending = observations.known()[len(observations) :]
+    pending = known[:0] if observations.pending is None else observations.pending
     batch = repeats = tried = known[:0]
     for _ in range(ROUNDS):
       points = self._moved(asked)
