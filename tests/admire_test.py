@@ -6,6 +6,7 @@ import pytest
 import scipy.integrate
 from scipy.stats import norm
 
+from mixjax.search.constraints import Constraints
 from mixjax.search.multifidelity import Hyperparameters, condition, fit
 from mixjax.search.observations import Observations, matches
 from mixjax.search.policies.admire import (
@@ -14,6 +15,7 @@ from mixjax.search.policies.admire import (
   draw_joint_maxima,
   max_value_gain,
 )
+from mixjax.search.policies.within import narrowed
 from mixjax.search.process import JITTER
 from mixjax.search.space import Space, candidates
 
@@ -417,3 +419,14 @@ def test_what_cannot_be_answered_says_why():
       policy.ask(runs, 0, 0)
     with pytest.raises(ValueError, match="has only"):
       policy.ask(runs, 201, 0)
+
+
+def test_under_constraints_a_narrowed_space_is_all_it_takes():
+  constraints = Constraints(SPACE, upper={"a": 0.3})
+  policy = AdmireMultiFidelity(narrowed(SPACE, constraints), {1.0: 1.0, CHEAP: CHEAP})
+  runs = two_levels(informative, 12)
+  mixtures, shares = policy.ask_with_fidelity(runs, 3, 0)
+  chosen = np.concatenate([mixtures, policy.recommend(runs).mixture[None]])
+  assert constraints.within(chosen).all() and set(shares) <= {1.0, CHEAP}
+  free = AdmireMultiFidelity(SPACE, {1.0: 1.0, CHEAP: CHEAP})
+  assert not constraints.within(free.ask_with_fidelity(runs, 3, 0)[0]).all()

@@ -8,11 +8,12 @@ import pytest
 
 from mixjax.search import coordinates, surrogate
 from mixjax.search.benchmarks import Benchmarks, fit_benchmarks
-from mixjax.search.chain import LEAST_INFORMATION, Chain, Link, Noisy, _slopes, fit_curves
+from mixjax.search.chain import LEAST_INFORMATION, Chain, Link, fit_curves
 from mixjax.search.curves import Curves
 from mixjax.search.halting import cheapest, correlation, hopeless
 from mixjax.search.objective import Objective, ScoreVectors
 from mixjax.search.observations import Observations
+from mixjax.search.slopes import Noisy, slopes_on
 from mixjax.search.space import Space, candidates
 from mixjax.search.study import Study
 from mixjax.search.surrogate import Hyperparameters
@@ -347,7 +348,7 @@ def test_nothing_is_stopped_before_correlations_can_be_known(chains):
   assert "8 finished runs are too few" in looks[0].reason
   # Not even where they lie on a line.
   early = np.arange(8.0)
-  slopes, error, _ = _slopes(SPACE.pool[:8], early[None], early, SPACE)
+  slopes, error, _ = slopes_on(SPACE.pool[:8], early[None], early, SPACE)
   assert (slopes == 0).all() and (error == 0).all()
 
 

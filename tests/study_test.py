@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from mixjax.search import study as study_lib
-from mixjax.search.objective import Objective, ScoreVectors
+from mixjax.search.objective import Objective, ScoreVectors, all_fidelities
 from mixjax.search.observations import Observations
 from mixjax.search.policies.mixatlas import MixAtlas
 from mixjax.search.space import Space, candidates
@@ -171,6 +171,26 @@ def test_asking_a_study_is_asking_the_policy_of_what_is_in_the_folder(study):
     [SPACE.from_dict(t.point) for t in then], policy.ask(runs, 2, 1), rtol=1e-15
   )
   assert [t.id for t in then] == [6, 7]
+
+
+def test_cheaper_trials_follow_those_of_the_highest_fidelity(study):
+  entry = {"score": 0.5, "stderr": 0.1}
+  told = {"ocr": entry, "vqa": entry}
+  more, fewer, bare = told | {"new": entry}, {"vqa": entry}, told | {"vqa": {"score": 0.5}}
+  cheap = [(5, 10.0, more), (6, 10.0, fewer), (7, 20.0, bare)]
+  for row, fidelity, scores in [(1, 100.0, told), *cheap, (2, 100.0, told)]:
+    study.tell(study.attach(make_trial(row=row, fidelity=fidelity)), scores)
+  study.mark(study.attach(make_trial(row=3)).id, INFEASIBLE, "diverged")
+  study.attach(make_trial(row=4))
+  seen = all_fidelities(study.trials(), SPACE, Objective())
+  # Not those that lack a benchmark, or the standard errors that the others state.
+  np.testing.assert_allclose(seen.mixtures, SPACE.pool[[1, 2, 5]], atol=1e-12)
+  assert seen.fidelity.tolist() == [100.0, 100.0, 10.0] and seen.scores.tolist() == [0.5] * 3
+  assert seen.parts.shape == (3, 2) and seen.stderr is not None
+  np.testing.assert_allclose(seen.pending, SPACE.pool[[4]], atol=1e-12)
+  np.testing.assert_allclose(seen.infeasible, SPACE.pool[[3]], atol=1e-12)
+  highest = [trial for trial in study.trials() if trial.fidelity == 100.0]
+  assert all_fidelities(highest, SPACE, Objective()).fidelity is None
 
 
 def test_one_cheap_run_among_others_of_unknown_fidelity_is_refused(study):
@@ -399,7 +419,7 @@ def test_an_interrupted_search_proposes_the_same_trials_and_finds_them_done(tmp_
   assert broken.trials() == whole.trials() and len(whole.trials()) == 12
 
 
-def test_observations_hold_what_is_done_and_what_is_pending(study):
+def test_observations_hold_what_is_done_pending_and_infeasible(study):
   study.tell(study.attach(make_trial(row=1)), SCORES)
   study.mark(study.attach(make_trial(row=2)).id, INFEASIBLE, "diverged")
   study.attach(make_trial(row=3))
@@ -407,7 +427,8 @@ def test_observations_hold_what_is_done_and_what_is_pending(study):
   study.attach(make_trial(row=5, axis="concept"))
   runs = observe(study.trials(), SPACE, lambda s: (s["ocr"]["score"], s["ocr"]["stderr"]))
   np.testing.assert_allclose(runs.mixtures, SPACE.pool[[1, 4]], atol=1e-12)
-  np.testing.assert_allclose(runs.pending, SPACE.pool[[2, 3]], atol=1e-12)
+  np.testing.assert_allclose(runs.pending, SPACE.pool[[3]], atol=1e-12)
+  np.testing.assert_allclose(runs.infeasible, SPACE.pool[[2]], atol=1e-12)
   assert runs.scores.tolist() == [0.5, 0.5] and runs.stderr.tolist() == [0.01, 0.01]
   assert runs.fidelity.tolist() == [100.0, 50.0]
   assert observe(study.trials(), SPACE, lambda s: (s["vqa"]["score"], None)).stderr is None

@@ -27,7 +27,7 @@ class AxisSearch:
 
   `uniform: float[n, b]` are the benchmark scores of the uniform mixture under n seeds: every method
   gets them, since they cost each the same, and they tell the surrogate the noise. What diverged is
-  in `diverged` and pending for good: it counts as a run spent, but is not proposed again.
+  in `diverged` and infeasible: it counts as a run spent, but is not proposed again.
   """
 
   def __init__(self, space: Space, runner: Runner, uniform: Float[np.ndarray, "n b"]):
@@ -63,12 +63,12 @@ class AxisSearch:
     return observed(points[kept], vectors, self._runner.weights)
 
   def with_uniform(self, runs: Observations) -> Observations:
-    """What a policy sees: the uniform seeds, then these runs, and what diverged as pending."""
+    """What a policy sees: the uniform seeds, then these runs, and what diverged as infeasible."""
     seen = Observations.concatenate([self._at_uniform, runs])
     if not self.diverged:
       return seen
-    pending = np.array([self.space.from_dict(one["point"]) for one in self.diverged])
-    return dataclasses.replace(seen, pending=pending)
+    infeasible = np.array([self.space.from_dict(one["point"]) for one in self.diverged])
+    return dataclasses.replace(seen, infeasible=infeasible)
 
   def mixatlas(self, policy: MixAtlas, runs: int, replicates: int, batch: int, key) -> Observations:
     """Algorithm 1 in batches: seeds, GP-UCB, then fresh seeds for the leaders; `runs` in all."""

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 
 from mixjax.search.calibration import is_constant
-from mixjax.search.chain import LEAST_RUNS, Chain
+from mixjax.search.chain import Chain
 from mixjax.search.curves import Curves
 from mixjax.search.objective import Objective
+from mixjax.search.slopes import LEAST_RUNS
 from mixjax.search.stopping import Verdict
 
 # The probability of reaching the best below which a run is stopped.

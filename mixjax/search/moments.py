@@ -15,7 +15,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from mixjax.search import coordinates as coordinates_lib
-from mixjax.search import process, warp
+from mixjax.search import posterior, process, warp
 from mixjax.search.process import Form, Points
 from mixjax.search.surrogate import Draw, Surrogate
 
@@ -143,13 +143,13 @@ class Lens(eqx.Module):
     return dataclasses.replace(view, mean=mean)
 
   def warped_variance(self, view: View) -> Float[Array, " m"]:
-    return self.kernel(view.points) - jnp.sum(view.white**2, axis=0)
+    return posterior.variance(self.kernel, view.points, view.white)
 
   def variance(self, view: View) -> Float[Array, " m"]:
     return warp.covariance(self.warped_variance(view), view.mean, view.mean, self.draw.warp)
 
   def covariance(self, a: View, b: View) -> Float[Array, "m l"]:
-    warped = self.kernel(a.points, b.points) - a.white.T @ b.white
+    warped = posterior.covariance(self.kernel, a.points, b.points, a.white, b.white)
     return warp.covariance(warped, a.mean[:, None], b.mean, self.draw.warp)
 
 

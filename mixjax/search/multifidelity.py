@@ -16,7 +16,7 @@ import scipy.special
 import tinygp
 from jaxtyping import Array, Float
 
-from mixjax.search import laplace
+from mixjax.search import laplace, posterior
 from mixjax.search import process as process_lib
 from mixjax.search.observations import Observations
 from mixjax.search.process import CHUNK, JITTER, Data, Matern52, Points
@@ -99,14 +99,14 @@ class MultiFidelity:
   def predict(self, points, fidelity) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Posterior mean and sd of the noise-free score at `points: float[m, d]`."""
     rows = _rows(self.space, self.coordinates, points, fidelity)
-    mean, variance = self._in_chunks(_predict, rows, self.weights)
+    mean, variance = self._in_chunks(posterior.predict, rows, self.weights)
     return self.center + self.scale * mean, self.scale * np.sqrt(np.maximum(variance, 0))
 
   def covariance(self, points, fidelity, other, other_fidelity: float) -> Float[np.ndarray, " m"]:
     """Posterior covariance of the scores at `points: float[m, d]` and at `other: float[d]`."""
     rows = _rows(self.space, self.coordinates, points, fidelity)
     other = _rows(self.space, self.coordinates, np.asarray(other)[None], other_fidelity)
-    (covariance,) = self._in_chunks(_covariance, rows, _points(other, 1))
+    (covariance,) = self._in_chunks(posterior.between, rows, _points(other, 1))
     return self.scale**2 * covariance
 
   def covariance_with_target(self, points, fidelity) -> Float[np.ndarray, " m"]:
@@ -121,7 +121,7 @@ class MultiFidelity:
     if len(rows) > CHUNK:
       raise ValueError(f"{len(rows)} points have too large a covariance: pass at most {CHUNK}")
     with process_lib.exact():
-      mean, covariance = _joint(self.process, _points(rows, CHUNK), self.weights)
+      mean, covariance = posterior.joint(self.process, _points(rows, CHUNK), self.weights)
     mean, covariance = np.asarray(mean)[: len(rows)], np.asarray(covariance)
     covariance = covariance[: len(rows), : len(rows)]
     return self.center + self.scale * mean, self.scale**2 * covariance
@@ -280,24 +280,8 @@ def _negative_log_posterior(z, medians, spreads, points, residuals, variance):
 @jax.jit
 def _condition(values, points, residuals, variance):
   process = _process(values, points, variance)
-  whitened = process.solver.solve_triangular(residuals)
-  weights = process.solver.solve_triangular(whitened, transpose=True)
+  weights = posterior.weights(process, residuals)
   return process, weights, process_lib.log_marginal(process, residuals)
-
-
-@jax.jit
-def _predict(process, points, weights):
-  cross = process.kernel(points, process.X)
-  whitened = process.solver.solve_triangular(cross.T)
-  return cross @ weights, process.kernel(points) - jnp.sum(whitened**2, axis=0)
-
-
-@jax.jit
-def _covariance(process, points, other):
-  here, there = (
-    process.solver.solve_triangular(process.kernel(process.X, p)) for p in (points, other)
-  )
-  return ((process.kernel(points, other) - here.T @ there)[:, 0],)
 
 
 @jax.jit
@@ -308,10 +292,3 @@ def _covariance_with_target(process, points):
   )
   # At s = 1 the bias is gone, so the prior covariance is the target's own variance.
   return (process.kernel(at_target) - jnp.sum(here * there, axis=0),)
-
-
-@jax.jit
-def _joint(process, points, weights):
-  cross = process.kernel(points, process.X)
-  whitened = process.solver.solve_triangular(cross.T)
-  return cross @ weights, process.kernel(points, points) - whitened.T @ whitened

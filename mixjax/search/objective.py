@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from mixjax.search.observations import Observations
 from mixjax.search.space import Space
-from mixjax.search.trial import DONE, Scores, Trial, fidelities
+from mixjax.search.trial import DONE, INFEASIBLE, Scores, Trial, fidelities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +121,8 @@ def observed(
 class ScoreVectors:
   """n runs on all b benchmarks, in the benchmarks' own units.
 
-  `stderr` is NaN where unknown, None if all of it is; `pending` are mixtures under way or given up.
-  ValueError if shapes disagree.
+  `stderr` is NaN where unknown, None if all of it is; `pending` are mixtures under way or given up,
+  `infeasible` those whose run went wrong. ValueError if shapes disagree.
   """
 
   names: tuple[str, ...]
@@ -130,6 +130,7 @@ class ScoreVectors:
   scores: Float[np.ndarray, "n b"]
   stderr: Float[np.ndarray, "n b"] | None = None
   pending: Float[np.ndarray, "p d"] | None = None
+  infeasible: Float[np.ndarray, "i d"] | None = None
 
   def __post_init__(self):
     shape = (len(self.mixtures), len(self.names))
@@ -141,7 +142,7 @@ class ScoreVectors:
   def of(cls, trials: Sequence[Trial], space: Space) -> "ScoreVectors":
     """The finished trials on `space`, where fidelities are known those of the highest.
 
-    Those on it that are not finished are pending.
+    Those on it that are not finished are pending, those that cannot be infeasible.
 
     ValueError if there is none, or names a benchmark, or the fidelity, that only some have.
     """
@@ -162,9 +163,8 @@ class ScoreVectors:
     score = [[entry["score"] for entry in row] for row in table]
     stderr = [[entry.get("stderr") for entry in row] for row in table]
     mixtures = np.array([space.from_dict(trial.point) for trial in done])
-    open_ = [space.from_dict(trial.point) for trial in asked if trial.state != DONE]
-    pending = np.reshape(open_, (len(open_), space.dim))
-    return cls(names, mixtures, np.array(score, float), np.array(stderr, float), pending)
+    left = unfinished(asked, space)
+    return cls(names, mixtures, np.array(score, float), np.array(stderr, float), *left)
 
   def __len__(self) -> int:
     return len(self.mixtures)
@@ -182,4 +182,44 @@ class ScoreVectors:
       stderr=stderr,
       part_stderr=part_stderr,
       pending=self.pending,
+      infeasible=self.infeasible,
     )
+
+
+def unfinished(
+  trials: Sequence[Trial], space: Space
+) -> tuple[Float[np.ndarray, "p d"], Float[np.ndarray, "i d"]]:
+  """Mixtures of the trials that are pending (under way, stopped or failed), and infeasible ones."""
+  points = [(trial.state, space.from_dict(trial.point)) for trial in trials if trial.state != DONE]
+  pending = [point for state, point in points if state != INFEASIBLE]
+  infeasible = [point for state, point in points if state == INFEASIBLE]
+  return tuple(np.reshape(rows, (len(rows), space.dim)) for rows in (pending, infeasible))
+
+
+def all_fidelities(trials: Sequence[Trial], space: Space, objective: Objective) -> Observations:
+  """What a policy sees under `objective`: the finished trials of the highest fidelity, as
+  `ScoreVectors.of`, then those of each lower one.
+
+  A cheaper trial without a benchmark, or a standard error, that all of the highest have is left
+  out. Where there is one fidelity, or none is known, none is stated. ValueError as there.
+  """
+  vectors = ScoreVectors.of(trials, space)
+  runs = vectors.observations(objective)
+  done = [trial for trial in trials if trial.axis == space.name and trial.state == DONE]
+  *lower, highest = sorted(set(fidelities(done) or [0.0]))
+  told = [dataclasses.replace(runs, fidelity=np.full(len(runs), highest))]
+  for level in lower:
+    some = [
+      dataclasses.replace(trial, scores={name: trial.scores[name] for name in vectors.names})
+      for trial in done
+      if trial.fidelity == level and trial.scores.keys() >= set(vectors.names)
+    ]
+    if not some:
+      continue
+    cheap = ScoreVectors.of(some, space).observations(objective)
+    if runs.stderr is None or cheap.stderr is not None:
+      told.append(dataclasses.replace(cheap, fidelity=np.full(len(cheap), level)))
+  if len(told) == 1:
+    return runs
+  both = Observations.concatenate(told)
+  return dataclasses.replace(both, pending=runs.pending, infeasible=runs.infeasible)

@@ -24,11 +24,12 @@ class Observations:
   """Finished runs: mixtures `float[n, d]` and their scores `float[n]`, higher is better.
 
   `stderr` is each score's standard error, `fidelity` each run's budget (larger is nearer the
-  target); `pending: float[p, d]` are mixtures under way or given up, not to be proposed again.
+  target); `pending: float[p, d]` are mixtures under way or given up, not to be proposed again, and
+  `infeasible: float[i, d]` those whose run itself went wrong and would again (`as_worst`).
   `parts: float[n, b]` are what a score is the sum of, such as a b-th of each benchmark's, with
   their own standard errors `part_stderr` if known: a surrogate learns more from them than from the
   sum. ValueError if shapes disagree, a weight is negative, or a number is NaN, infinite or, of the
-  scores, beyond 1e100: failed runs are pending.
+  scores, beyond 1e100: failed runs are pending, diverged ones infeasible.
   """
 
   mixtures: Float[np.ndarray, "n d"]
@@ -38,6 +39,7 @@ class Observations:
   pending: Float[np.ndarray, "p d"] | None = None
   parts: Float[np.ndarray, "n b"] | None = None
   part_stderr: Float[np.ndarray, "n b"] | None = None
+  infeasible: Float[np.ndarray, "i d"] | None = None
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -67,11 +69,13 @@ class Observations:
     if self.mixtures.ndim != 2:
       raise ValueError(f"mixtures have shape (n, d), not {self.mixtures.shape}")
     dim = self.mixtures.shape[1]
-    if self.pending is not None and (self.pending.ndim != 2 or self.pending.shape[1] != dim):
-      raise ValueError(f"mixtures have {dim} weights but pending has shape {self.pending.shape}")
     _check_weights("mixture", self.mixtures)
-    if self.pending is not None:
-      _check_weights("pending mixture", self.pending)
+    for name in ("pending", "infeasible"):
+      if (rows := getattr(self, name)) is None:
+        continue
+      if rows.ndim != 2 or rows.shape[1] != dim:
+        raise ValueError(f"mixtures have {dim} weights but {name} has shape {rows.shape}")
+      _check_weights(f"{name} mixture", rows)
 
   def _check_parts(self) -> None:
     if self.parts is None:
@@ -100,7 +104,8 @@ class Observations:
 
   @classmethod
   def concatenate(cls, several: Sequence["Observations"]) -> "Observations":
-    """The runs of all, in order, without what is pending; what only some state is left out.
+    """The runs of all, in order, without what is pending or infeasible; what only some state is
+    left out.
 
     ValueError if that is their fidelity: a cheap score would pass for one of the target.
     """
@@ -123,7 +128,7 @@ class Observations:
     return self.only(self.fidelity == self.fidelity.max())
 
   def only(self, kept: Int[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> "Observations":
-    """Some of the runs, and all that is pending."""
+    """Some of the runs, and all that is pending or infeasible."""
     values = {name: getattr(self, name) for name in OF_RUNS}
     return dataclasses.replace(
       self, **{name: None if value is None else value[kept] for name, value in values.items()}
@@ -139,11 +144,28 @@ class Observations:
       for scores, error in zip(self.parts.T, errors, strict=True)
     ]
 
+  def as_worst(self) -> "Observations":
+    """The runs, and the infeasible mixtures as if they had come out like the worst at the highest
+    fidelity, part by part.
+
+    Nobody knows how bad they are, but no search is to come back to them or to what is around them:
+    as pending ones, believed to come out as predicted, they would keep the promise that led there.
+    """
+    if self.infeasible is None or not len(self.infeasible) or not len(self):
+      return self
+    highest = np.ones(len(self), bool)
+    if self.fidelity is not None:
+      highest = self.fidelity == self.fidelity.max()
+    worst = np.argmin(np.where(highest, self.scores, np.inf))
+    worst = np.full(len(self.infeasible), worst)
+    more = self.only(np.concatenate([np.arange(len(self)), worst]))
+    mixtures = np.concatenate([self.mixtures, self.infeasible])
+    return dataclasses.replace(more, mixtures=mixtures, infeasible=None)
+
   def known(self) -> Float[np.ndarray, "m d"]:
-    """Every mixture that needs no further proposal: observed ones, then pending ones."""
-    if self.pending is None or not len(self.pending):
-      return self.mixtures
-    return np.concatenate([self.mixtures, self.pending])
+    """Every mixture that needs no further proposal: observed ones, pending, then infeasible."""
+    others = [rows for rows in (self.pending, self.infeasible) if rows is not None and len(rows)]
+    return np.concatenate([self.mixtures, *others]) if others else self.mixtures
 
   def mean_at(self, mixture: Float[np.ndarray, " d"]) -> tuple[float | None, float | None]:
     """Mean and standard error of the runs on `mixture`; None for what they cannot tell.

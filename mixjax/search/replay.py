@@ -3,6 +3,12 @@
 Searching, the table's mixtures are the pool and a policy's question is answered by looking the run
 up. Fitting, a surrogate learns from some runs and predicts others. Numbers in, rows out, no files.
 Rows state everything in the metric's own units; policies and surrogates see scores, higher better.
+
+`AdmireMultiFidelity` is not among the policies. A row is the regret after each evaluation of the
+target, every one at the same cost; a search over fidelities spends its budget on runs of different
+costs, which no table states, has no regret until it runs the target, and buys cheap runs at the
+mixtures of its choice, while those of a table are fixed and seldom on the target's mixtures. So a
+table is replayed at its highest fidelity (`Table.at_target`).
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from mixjax.search import records
-from mixjax.search.objective import Objective, ScoreVectors
+from mixjax.search.objective import Objective, all_fidelities, unfinished
 from mixjax.search.observations import Observations
 from mixjax.search.policies import Policy
 from mixjax.search.space import Key, Space
@@ -123,13 +123,14 @@ class Study:
   ) -> list[Trial]:
     """The next `count` mixtures by `policy`, queued: run each, then `tell` its scores.
 
-    The policy sees the finished trials on `space` benchmark by benchmark, and all others on it as
-    pending. Answers depend on what is in the folder and on `key` alone; use one for a search.
-    ValueError as of the policy, or if trials were scored on other benchmarks than others.
+    The policy sees the finished trials on `space` benchmark by benchmark, at all fidelities
+    (`objective.all_fidelities`), and all others on it as pending or infeasible. Answers depend on
+    what is in the folder and on `key` alone; use one for a search. ValueError as of the policy, or
+    if trials were scored on other benchmarks than others.
     """
     trials = [trial for trial in self.trials() if trial.axis == space.name]
     if any(trial.state == DONE for trial in trials):
-      runs = ScoreVectors.of(trials, space).observations(objective)
+      runs = all_fidelities(trials, space, objective)
     else:
       runs = observe(trials, space, objective)
     points = policy.ask(runs, count, key)
@@ -264,22 +265,23 @@ def observe(
   """What a policy sees of the trials on `space`, in their order; those of other axes are left out.
 
   `objective` turns a score vector into one number, higher is better, and its standard error (None
-  if unknown). Trials that are not done, failed ones too, are pending: not to be proposed again.
-  ValueError if only some state their fidelity. What a search learns from benchmarks one by one is
-  `objective.ScoreVectors.of(trials, space).observations(objective)`.
+  if unknown). Trials that are not done, failed ones too, are pending, or infeasible: not to be
+  proposed again. ValueError if only some state their fidelity. What a search learns from benchmarks
+  one by one is `objective.all_fidelities(trials, space, objective)`.
   """
   trials = [trial for trial in trials if trial.axis == space.name]
-  points = np.reshape([space.from_dict(trial.point) for trial in trials], (len(trials), space.dim))
-  done = np.array([trial.state == DONE for trial in trials], bool)
-  values = [objective(trial.scores) for trial in trials if trial.state == DONE]
+  done = [trial for trial in trials if trial.state == DONE]
+  values = [objective(trial.scores) for trial in done]
   stderr = [error for _, error in values]
-  fidelity = fidelities([trial for trial in trials if trial.state == DONE])
+  fidelity = fidelities(done)
+  pending, infeasible = unfinished(trials, space)
   return Observations(
-    points[done],
+    np.reshape([space.from_dict(trial.point) for trial in done], (len(done), space.dim)),
     np.array([score for score, _ in values], np.float64),
     stderr=None if None in stderr else np.array(stderr, np.float64),
     fidelity=None if fidelity is None else np.array(fidelity, np.float64),
-    pending=points[~done],
+    pending=pending,
+    infeasible=infeasible,
   )
 
 

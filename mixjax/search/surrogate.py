@@ -17,7 +17,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Int
 
 from mixjax.search import coordinates as coordinates_lib
-from mixjax.search import laplace, process
+from mixjax.search import laplace, posterior, process
 from mixjax.search import warp as warp_lib
 from mixjax.search.coordinates import Coordinates
 from mixjax.search.flat import FLAT
@@ -290,9 +290,7 @@ def _negative_log_posterior(
 def _condition(thetas, reference, rows, real, residuals, variance, form):
   def one(theta):
     found, warped, slopes = _process(theta, reference, rows, real, residuals, variance, form)
-    whitened = found.solver.solve_triangular(warped)
-    weights = found.solver.solve_triangular(whitened, transpose=True)
-    draw = Draw(*theta, found.solver.scale_tril, weights)
+    draw = Draw(*theta, found.solver.scale_tril, posterior.weights(found, warped))
     return draw, process.log_marginal(found, warped) + slopes
 
   return jax.lax.map(one, thetas)
@@ -311,7 +309,7 @@ def _cross(draw: Draw, rows, real, reference, points, form: Form):
 def _predict(draws, rows, real, reference, points, form):
   def one(draw):
     kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points, form)
-    variance = jnp.maximum(kernel(seen) - jnp.sum(whitened**2, axis=0), 0)
+    variance = jnp.maximum(posterior.variance(kernel, seen, whitened), 0)
     mean = warp_lib.mean(cross @ draw.weights, variance, draw.warp)
     return mean, warp_lib.covariance(variance, mean, mean, draw.warp)
 
@@ -323,7 +321,7 @@ def _predict(draws, rows, real, reference, points, form):
 def _joint(draws, rows, real, reference, points, form):
   def one(draw):
     kernel, seen, cross, whitened = _cross(draw, rows, real, reference, points, form)
-    covariance = kernel(seen, seen) - whitened.T @ whitened
+    covariance = posterior.covariance(kernel, seen, seen, whitened, whitened)
     mean = warp_lib.mean(cross @ draw.weights, jnp.diag(covariance), draw.warp)
     return mean, warp_lib.covariance(covariance, mean[:, None], mean, draw.warp)
 

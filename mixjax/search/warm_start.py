@@ -90,6 +90,7 @@ def translate(
     mixtures=mixtures,
     stderr=stderr,
     pending=None if observations.pending is None else carry(observations.pending),
+    infeasible=None if observations.infeasible is None else carry(observations.infeasible),
     part_stderr=part_stderr,
   )
 
@@ -106,7 +107,10 @@ def joined(runs: Sequence[Observations]) -> Observations:
   widths = {one.parts.shape[1] for one in runs if one.parts is not None and len(one)}
   if len(widths) > 1:
     raise ValueError(f"the runs have {sorted(widths)} parts: score all on the same benchmarks")
-  pending = [one.pending for one in runs if one.pending is not None]
+  left = {}
+  for name in ("pending", "infeasible"):
+    rows = [getattr(one, name) for one in runs if getattr(one, name) is not None]
+    left[name] = np.concatenate(rows) if rows else None
 
   def column(name: str, like: str) -> np.ndarray | None:
     """Zeros, of the shape of what it is `like`, where some runs do not state it."""
@@ -123,9 +127,9 @@ def joined(runs: Sequence[Observations]) -> Observations:
     np.concatenate([one.scores for one in runs]),
     column("stderr", "scores"),
     column("fidelity", "scores"),
-    np.concatenate(pending) if pending else None,
-    column("parts", "parts"),
-    column("part_stderr", "parts"),
+    parts=column("parts", "parts"),
+    part_stderr=column("part_stderr", "parts"),
+    **left,
   )
 
 

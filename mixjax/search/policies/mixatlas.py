@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search import total
+from mixjax.search import fidelities, total
 from mixjax.search.acquire import KAPPA, Acquisition, check_acquisition, choose_batch
 from mixjax.search.constraints import Constraints
+from mixjax.search.fidelities import Linked
 from mixjax.search.maximize import maximize
 from mixjax.search.observations import Observations, matches
 from mixjax.search.policies import Recommendation, check_enough, pool_of, random_unseen
@@ -35,6 +36,11 @@ class MixAtlas:
 
   `constraints` hold for all that is proposed or recommended, before `floor` does; the pool needs
   candidates within (`design.pool`). Runs that are not within are learnt from all the same.
+
+  Runs of lower fidelities teach what they are found to know of the highest (`fidelities.fit`; not
+  with `continuous`, which climbs one set of runs); `seeds` counts only those of the highest, which
+  are alone proposed and recommended. What is infeasible counts as the worst run did
+  (`Observations.as_worst`), and is never recommended.
   """
 
   space: Space
@@ -69,9 +75,9 @@ class MixAtlas:
     design = random_unseen(self.space, known, random, key) if random else known[:0]
     if random == count:
       return design
-    pending = np.concatenate([known[len(runs) :], design])
-    fitted = total.fit(runs, self.space)
-    options = dict(acquisition=self.acquisition, kappa=self.kappa, pending=pending, key=key)
+    waiting = design if runs.pending is None else np.concatenate([runs.pending, design])
+    fitted = self._fit(observations)
+    options = dict(acquisition=self.acquisition, kappa=self.kappa, pending=waiting, key=key)
     if self.continuous:
       return np.concatenate([design, self._maximize(fitted, count - random, **options)])
     unseen = pool[~matches(pool, np.concatenate([known, design]))]
@@ -81,7 +87,7 @@ class MixAtlas:
 
   def recommend(self, observations: Observations) -> Recommendation:
     runs = observations.at_target()
-    fitted = total.fit(runs, self.space)
+    fitted = self._fit(observations)
     if self.recommend_by == "posterior":
       mixture = self._best_posterior(fitted, runs)
     else:
@@ -93,13 +99,24 @@ class MixAtlas:
     (mean,), (sd,) = fitted.predict(mixture[None])
     return Recommendation(mixture, float(mean), float(sd), observed=runs.mean_at(mixture)[0])
 
-  def _best_posterior(self, fitted: Surrogate | Total, runs: Observations) -> np.ndarray:
+  def _fit(self, observations: Observations) -> Surrogate | Total | Linked:
+    told = observations.as_worst()
+    if self.continuous:
+      return total.fit(told.at_target(), self.space)
+    return fidelities.fit(told, self.space)
+
+  def _best_posterior(
+    self, fitted: Surrogate | Total | Linked, runs: Observations
+  ) -> Float[np.ndarray, " d"]:
     pool = pool_of(self.space)
     # Replicates count once, or they would fill the average.
     observed = np.unique(runs.mixtures[~matches(runs.mixtures, pool)], axis=0)
     options = self.space.raise_to_floor(np.concatenate([pool, observed]))
     if self.constraints is not None:
       options = options[self.constraints.within(options)]
+    if runs.infeasible is not None:
+      bad = matches(options, runs.infeasible)
+      options = options[~bad | bad.all()]
     if self.continuous:
       options = np.concatenate([self._maximize(fitted, 1, kappa=0.0, repeat=True), options])
     order = np.argsort(-fitted.predict(options)[0], kind="stable")

@@ -1,4 +1,10 @@
-"""Constraints for every policy: it chooses from what is within, and what leads out is moved in."""
+"""Constraints for every policy: it chooses from what is within, and what leads out is moved in.
+
+`AdmireMultiFidelity` needs no `Within`: it proposes and recommends candidates of its pools alone,
+so `AdmireMultiFidelity(narrowed(space, constraints), ...)`, with any `pools` of its fidelities
+narrowed too, never leads out. `Within` forwards `ask`, not `ask_with_fidelity`: a mixture that is
+moved would have to be judged again at every fidelity before it is known which one is worth it.
+"""
 
 import contextlib
 import dataclasses
@@ -89,7 +95,7 @@ class Within:
     if self.constraints.within(asked).all():
       return asked
     known = observations.at_target().known()
-    pending = observations.known()[len(observations) :]
+    pending = known[:0] if observations.pending is None else observations.pending
     batch = repeats = tried = known[:0]
     for _ in range(ROUNDS):
       points = self._moved(asked)
