@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixjax.atlas import shards
-from mixjax.corpus.example import Example
+from mixjax.corpus.example import Example, Turn
 from mixjax.data import encode
 from mixjax.data.loader import EncodedCells, Loader, encode_cells
 
@@ -224,3 +224,33 @@ def test_encoding_twice_gives_the_same_bytes(encoder, tmp_path):
     build(tmp_path / name, encoder)
   for path in (tmp_path / "a" / "encoded").iterdir():
     assert path.read_bytes() == (tmp_path / "b" / "encoded" / path.name).read_bytes(), path.name
+
+
+def test_rows_of_a_users_corpus_that_do_not_fit_are_bad_and_their_cell_may_be_empty(
+  encoder, tmp_path
+):
+  cutting = encode.Encoder(encoder.tokenizer, P, 48, truncate=True)
+  second = Example(
+    "maps/second",
+    "vqa",
+    (Turn("What?", "a"), Turn("And\n<image>?", "b")),
+    image_keys=("image1",),
+    images=(b"png",),
+  )
+  rows = [
+    Example.single("charts/long", "image0", b"", "caption", "What? " * 60, "a"),
+    Example.single("maps/long", "image0", b"", "vqa", "What? " * 60, "a"),
+    Example.single("maps/frame", "", b"", "vqa", "What?", "a <|endoftext|> b"),
+    second,
+  ]
+  found = build(tmp_path, cutting, rows)
+  assert found.rows["charts/caption"] == 0
+  assert found.rows["maps/vqa"] == 3
+  lines = [json.loads(x) for x in (tmp_path / "encoded" / "ledger.jsonl").read_text().splitlines()]
+  by = {line["key"]: line["replaced_by"] for line in lines}
+  assert by == {"charts/long": None, "maps/long": "maps/second", "maps/frame": "maps/second"}
+  ids = Loader(found, {"maps/vqa": 1.0}, 0, 3).batch(0)["ids"]
+  assert (ids == ids[0]).all()
+  assert (ids[0] == encoder.image_id).sum() == P
+  with pytest.raises(ValueError, match="none of the 1 records can be used"):
+    build(tmp_path / "none", cutting, rows[:1])

@@ -115,11 +115,13 @@ class Encoder:
     with_image: Sequence[bool],
     keys: Sequence[str],
     later: Sequence[Sequence[Turn]] | None = None,
+    problems: dict[int, str] | None = None,
   ) -> dict[str, np.ndarray]:
     """`encode` of n rows: ids int32[n, t], loss_mask and mask bool[n, t], truncated bool[n].
 
     `later` has each row's turns after the first. Where `truncate` is on, those that do not fit are
-    left out, and the row counts as truncated.
+    left out, and the row counts as truncated. With `problems`, a row that cannot be encoded is
+    entered there with the reason instead of raising, and is left empty.
     """
     n = len(prompts)
     later = later or [()] * n
@@ -131,46 +133,70 @@ class Encoder:
     }
     said = self._tokens(answers)
     follow = iter(self._tokens([text for turns in later for turn in turns for text in turn]))
-    for i, asked in enumerate(self._prompt_tokens(prompts, with_image, keys)):
-      self._check(said[i], keys[i], "answer")
+    for i, asked in enumerate(self._prompt_tokens(prompts, with_image)):
       more = [(next(follow), next(follow)) for _ in later[i]]
       first = 0 if with_image[i] else self.image_tokens
-      begin = first + len(asked)
-      row = asked + said[i] + [self.end_id]
-      if first + len(row) > self.length:
-        if not self.truncate or begin >= self.length:
-          raise ValueError(
-            f"row {keys[i]!r} has {len(said[i]) + 1} tokens of answer after {begin} of prompt, and "
-            f"{self.length} fit: raise text_length"
-            + ("" if self.truncate else ", or set truncate=True")
-          )
-        row = row[: self.length - first]
-        arrays["truncated"][i] = True
-      end = first + len(row)
-      arrays["loss_mask"][i, begin:end] = True
-      for prompt, answer in more:
-        self._check(prompt, keys[i], "prompt")
-        self._check(answer, keys[i], "answer")
-        turn = self._frame.between + prompt + self._frame.assistant
-        begin, end = end + len(turn), end + len(turn) + len(answer) + 1
-        if end > self.length or arrays["truncated"][i]:
-          if not self.truncate:
-            raise ValueError(
-              f"row {keys[i]!r} has {len(more) + 1} turns, which do not fit in {self.length} "
-              "tokens: raise text_length, or set truncate=True"
-            )
-          arrays["truncated"][i] = True
-          break
-        row += [*turn, *answer, self.end_id]
-        arrays["loss_mask"][i, begin:end] = True
+      try:
+        self._check(asked, keys[i], "prompt")
+        asked = self._framed(asked, with_image[i])
+        row, spans, cut = self._row(asked, said[i], more, first, keys[i])
+      except ValueError as error:
+        if problems is None:
+          raise
+        problems[i] = str(error)
+        continue
       end = first + len(row)
       arrays["ids"][i, first:end] = row
       arrays["mask"][i, first:end] = True
+      for begin, stop in spans:
+        arrays["loss_mask"][i, begin:stop] = True
+      arrays["truncated"][i] = cut
     return arrays
+
+  def _row(
+    self,
+    asked: list[int],
+    said: list[int],
+    more: Sequence[tuple[list[int], list[int]]],
+    first: int,
+    key: str,
+  ) -> tuple[list[int], list[tuple[int, int]], bool]:
+    """(tokens, where answers begin and end, whether anything was cut) of a row from `first` on."""
+    self._check(said, key, "answer")
+    begin, cut = first + len(asked), False
+    row = [*asked, *said, self.end_id]
+    if first + len(row) > self.length:
+      if not self.truncate or begin >= self.length:
+        raise ValueError(
+          f"row {key!r} has {len(said) + 1} tokens of answer after {begin} of prompt, and "
+          f"{self.length} fit: raise text_length"
+          + ("" if self.truncate else ", or set truncate=True")
+        )
+      row, cut = row[: self.length - first], True
+    spans = [(begin, first + len(row))]
+    for prompt, answer in more:
+      self._check(prompt, key, "prompt")
+      self._check(answer, key, "answer")
+      turn = self._frame.between + prompt + self._frame.assistant
+      begin = first + len(row) + len(turn)
+      end = begin + len(answer) + 1
+      if end > self.length or cut:
+        if not self.truncate:
+          raise ValueError(
+            f"row {key!r} has {len(more) + 1} turns, which do not fit in {self.length} "
+            "tokens: raise text_length, or set truncate=True"
+          )
+        cut = True
+        break
+      row += [*turn, *answer, self.end_id]
+      spans.append((begin, end))
+    return row, spans, cut
 
   def prompt(self, prompt: str, with_image: bool = True) -> dict[str, np.ndarray]:
     """{ids int32[t], mask bool[t]} for generation: padded on the left, the answer comes next."""
-    (asked,) = self._prompt_tokens([prompt], [with_image], [prompt])
+    (asked,) = self._prompt_tokens([prompt], [with_image])
+    self._check(asked, prompt, "prompt")
+    asked = self._framed(asked, with_image)
     if len(asked) > self.length:
       raise ValueError(
         f"prompt {prompt!r} has {len(asked)} tokens and {self.length} fit: raise text_length"
@@ -184,16 +210,16 @@ class Encoder:
     rows = [row[: row.index(self.end_id)] if self.end_id in row else row for row in ids.tolist()]
     return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
-  def _prompt_tokens(self, prompts, with_image, keys) -> list[list[int]]:
-    """Everything before the answer, for each row."""
-    user, assistant, _ = self._frame
-    picture = [self.image_id] * self.image_tokens
-    texts = [f"\n{p}" if seen else p for p, seen in zip(prompts, with_image, strict=True)]
-    rows = []
-    for tokens, seen, key in zip(self._tokens(texts), with_image, keys, strict=True):
-      self._check(tokens, key, "prompt")
-      rows.append(user + (picture if seen else []) + tokens + assistant)
-    return rows
+  def _prompt_tokens(self, prompts, with_image) -> list[list[int]]:
+    """Each prompt's own tokens, with the line break that parts it from a picture."""
+    return self._tokens(
+      [f"\n{p}" if seen else p for p, seen in zip(prompts, with_image, strict=True)]
+    )
+
+  def _framed(self, prompt: list[int], with_image: bool) -> list[int]:
+    """Everything before the answer."""
+    picture = [self.image_id] * self.image_tokens if with_image else []
+    return self._frame.user + picture + prompt + self._frame.assistant
 
   def _check(self, tokens: list[int], key: str, part: str):
     if not self._control_ids.isdisjoint(tokens):

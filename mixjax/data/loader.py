@@ -10,14 +10,14 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mixjax.atlas.shards import Cells
-from mixjax.corpus.example import IMAGE, Example
+from mixjax.corpus.example import IMAGE, Example, Turn
 from mixjax.data.bad_records import replacements
 from mixjax.data.encode import Encoder
 from mixjax.data.sampler import Sampler
@@ -88,10 +88,14 @@ def encode_cells(
 ) -> EncodedCells:
   """Tokenises every row and writes the arrays under `folder`, whole or not at all.
 
-  A row's picture comes first, wherever its prompt has it. A bad record (its image is in `bad` or
+  A row's picture comes first, wherever its prompts have it. A bad record (its image is in `bad` or
   has no features, it has several images or an empty answer) is replaced in place by the next good
   record of its own cell, so that sizes and all other rows stay as they are; each replacement is a
   line of `folder/ledger.jsonl`.
+
+  Where the encoder truncates, the rows are somebody's corpus: a record whose prompt alone is too
+  long, or that holds a token of the frame, is bad as well, and a cell of bad records only gets no
+  rows; in the ledger they are replaced by none.
 
   Args:
     cells: the rows.
@@ -103,7 +107,8 @@ def encode_cells(
 
   Raises:
     FileExistsError: the folder is already there.
-    ValueError: a cell has only bad records, or a row cannot be encoded (named).
+    ValueError: no record is good; or the encoder does not truncate, and a cell has only bad
+      records or a row cannot be encoded (named).
   """
   folder = pathlib.Path(folder)
   if folder.exists():
@@ -127,41 +132,43 @@ def encode_cells(
     }
     report = {}
     with open(partial / LEDGER, "w") as ledger:
-      for cell, start in zip(cells, _starts(cells.rows), strict=False):
+      start = 0
+      for cell in cells:
         examples, faults = [], []
         for example in cells[cell]:
           faults.append(_fault(example, image_index, is_bad))
           examples.append(dataclasses.replace(example, images=(b"",) * len(example.images)))
+        encoded, problems = _encoded(examples, encoder)
+        if not encoder.truncate and (mine := [i for i in problems if not faults[i]]):
+          raise ValueError(problems[mine[0]])
+        faults = {row: why for row, one in enumerate(faults) if (why := one or problems.get(row))}
+        if encoder.truncate and len(faults) == len(examples):
+          for row, why in faults.items():
+            line = {"cell": cell, "row": row, "key": examples[row].key, "reason": why}
+            ledger.write(json.dumps(line | {"replaced_by": None}) + "\n")
+          report[cell] = {"rows": 0, "truncated": 0, "replaced": 0}
+          continue
         replaced = replacements(
-          cell,
-          len(examples),
-          {row: fault for row, fault in enumerate(faults) if fault},
-          lambda row, examples=tuple(examples): examples[row].key,
+          cell, len(examples), faults, lambda row, examples=tuple(examples): examples[row].key
         )
         for line in replaced.values():
           ledger.write(json.dumps(line) + "\n")
-        examples = [
-          examples[replaced[i]["replaced_by_row"]] if i in replaced else example
-          for i, example in enumerate(examples)
-        ]
-        encoded = encoder.encode_many(
-          [e.prompt.replace(IMAGE, "").strip() for e in examples],
-          [e.answer for e in examples],
-          [bool(e.image_key) for e in examples],
-          [e.key for e in examples],
-          later=[e.turns[1:] for e in examples],
-        )
+        source = np.arange(len(examples))
+        source[list(replaced)] = [line["replaced_by_row"] for line in replaced.values()]
         here = slice(start, start + len(examples))
+        start = here.stop
         for name in ("ids", "loss_mask", "mask"):
-          arrays[name][here] = encoded[name]
-        arrays["image"][here] = [
-          image_index[e.image_key] if e.image_key else _NO_IMAGE for e in examples
-        ]
+          arrays[name][here] = encoded[name][source]
+        keys = [examples[row].image_key for row in source]
+        arrays["image"][here] = [image_index[key] if key else _NO_IMAGE for key in keys]
         report[cell] = {
           "rows": len(examples),
-          "truncated": int(encoded["truncated"].sum()),
+          "truncated": int(encoded["truncated"][source].sum()),
           "replaced": len(replaced),
         }
+    if total and not start:
+      first = (partial / LEDGER).read_text().splitlines()[:3]
+      raise ValueError(f"none of the {total} records can be used; the first: {', '.join(first)}")
     for array in arrays.values():
       array.flush()
     index = {
@@ -176,6 +183,23 @@ def encode_cells(
     shutil.rmtree(partial, ignore_errors=True)
     raise
   return EncodedCells.load(folder)
+
+
+def _encoded(
+  examples: Sequence[Example], encoder: Encoder
+) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+  """What `Encoder.encode_many` makes of the rows, and why some cannot be encoded."""
+  turns = [[Turn(t.prompt.replace(IMAGE, "").strip(), t.answer) for t in e.turns] for e in examples]
+  problems: dict[int, str] = {}
+  encoded = encoder.encode_many(
+    [first.prompt for first, *_ in turns],
+    [first.answer for first, *_ in turns],
+    [bool(e.image_key) for e in examples],
+    [e.key for e in examples],
+    later=[later for _, *later in turns],
+    problems=problems,
+  )
+  return encoded, problems
 
 
 def _fault(

@@ -202,6 +202,12 @@ def _write_cells(
   for what in ("truncated", "replaced"):
     if count := sum(cell[what] for cell in encoded.report.values()):
       reporter.say(f"cells: {count} rows were {what}; by cell in {encoded_folder / 'cells.json'}")
+  unread = [name for name, n in encoded.rows.items() if n < manifest["cells"][name]["rows"]]
+  if unread:
+    reporter.say(
+      f"cells: proxies can use no row of {', '.join(unread)}, which get no weight: "
+      f"{encoded_folder / 'ledger.jsonl'} says why"
+    )
   filled = sum(cell["rows"] > 0 for cell in manifest["cells"].values())
   total = sum(cell["rows"] for cell in manifest["cells"].values())
   reporter.say(f"cells: {total} rows in {filled} cells of {len(manifest['cells'])}")

@@ -15,6 +15,7 @@ from etils import epath
 
 from mixjax.corpus.gallery.matched import matched_weights
 from mixjax.data import mixture
+from mixjax.data.loader import INDEX
 from mixjax.evals import benchmarks
 from mixjax.jobs import transfer
 from mixjax.jobs.atlas import run as build_atlas
@@ -44,8 +45,9 @@ def run(config: SearchConfig, workdir: epath.Path, reporter: Reporter) -> None:
   """The whole job, or the rest of it: study/, recipe.json, targets.json, report.html."""
   atlas_folder = build_atlas(config.atlas, workdir, reporter)
   corpus = Corpus(str(atlas_folder), str(config.atlas.checkpoint_folder / "tokenizer"))
-  manifest = json.loads((atlas_folder / "cells" / "manifest.json").read_text())
-  rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
+  # Of cells as proxies read them: one without a row that they can use takes no weight.
+  encoded = json.loads((atlas_folder / "encoded" / INDEX).read_text())
+  rows = {cell: entry["rows"] for cell, entry in encoded["cells"].items()}
   with local_pool(corpus, str(workdir / "cache"), config.workers) as pool:
     runner = Runner(workdir / "study", pool, config.proxy, config.seed, reporter, config.weights)
     known = _baselines(config, atlas_folder, rows)

@@ -31,18 +31,14 @@ def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it: leaves checkpoints/, metrics.jsonl and result.json."""
   folder = claim(workdir, config)
   atlas = epath.Path(config["atlas"])
-  manifest_path = atlas / "cells" / "manifest.json"
-  if not manifest_path.exists():
+  if not (atlas / "cells" / "manifest.json").exists():
     raise FileNotFoundError(
       f"no cells in {atlas}: build them with configs/atlas.py or configs/search.py"
     )
-  rows = {
-    cell: entry["rows"] for cell, entry in json.loads(manifest_path.read_text())["cells"].items()
-  }
-  weights = named_mixture(config["mixture"], rows)
+  world = World(Corpus(str(atlas), config["tokenizer"] or str(STANDINS / "tokenizer")))
+  weights = named_mixture(config["mixture"], world.cells.rows)
   budget = Budget(**config["budget"])
   reporter = Reporter()
-  world = World(Corpus(str(atlas), config["tokenizer"] or str(STANDINS / "tokenizer")))
   _, params = world.start(budget.model)
   overview = parameter_overview.get_parameter_overview(
     nnx.to_pure_dict(params), include_stats=False

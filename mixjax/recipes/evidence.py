@@ -74,8 +74,9 @@ class Evidence:
 
   @property
   def rows(self) -> dict[str, int]:
-    """Cell -> rows, empty cells included."""
-    cells = self.json("atlas/cells/manifest.json")["cells"]
+    """Cell -> rows, empty cells included, and those of whose rows proxies could use none."""
+    name = "atlas/encoded/cells.json"
+    cells = self.json(name if self.has(name) else "atlas/cells/manifest.json")["cells"]
     return {cell: entry["rows"] for cell, entry in cells.items()}
 
   @property
