@@ -113,6 +113,12 @@ def test_a_source_joins_the_cells_once(atlas, tmp_path, capsys):
     applied(tmp_path, atlas, "more", source="more", seed=3, sizes=(2, 2, 2))
 
 
+def test_a_corpus_that_has_changed_since_is_refused(atlas, tmp_path):
+  applied(tmp_path, atlas, "new", seed=1, sizes=(20, 20, 20))
+  with pytest.raises(ValueError, match="made from another corpus"):
+    applied(tmp_path, atlas, "new", seed=1, sizes=(20, 20, 21))
+
+
 def test_an_atlas_of_another_encoder_is_refused(atlas, tmp_path):
   path = atlas / "atlas" / "atlas.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder": "another"}))

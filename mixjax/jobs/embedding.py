@@ -42,7 +42,8 @@ def embed_corpus(
     questions: folder of validation.json and benchmark.json, whose images are embedded as well.
 
   Raises:
-    ValueError: no image can be read, or one of the questions' cannot.
+    ValueError: no image can be read, or one of the questions' cannot; or what is there was made
+      from another corpus or another tower.
   """
   if not (folder / INDEX).exists():
     reporter.stage("embed")
@@ -64,7 +65,17 @@ def embed_corpus(
       write_whole(folder / INDEX, json.dumps(_index(card)))
       shutil.rmtree(folder / "parts")
     _wait(INDEX)
-  return json.loads((folder / INDEX).read_text())
+  index = json.loads((folder / INDEX).read_text())
+  for what, name, now in (
+    ("corpus", "corpus_sha256", origin.corpus),
+    ("tower", "encoder", origin.encoder),
+  ):
+    if index[name] != now:
+      raise ValueError(
+        f"{folder} was made from another {what}: the one given now has changed since; put it back, "
+        "or use another --workdir"
+      )
+  return index
 
 
 def _wait(where: str) -> None:
