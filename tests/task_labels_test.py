@@ -109,6 +109,7 @@ def test_the_sample_depends_on_the_rows_alone():
   guessed = [dataclasses.replace(e, key=e.key + "r", label="rule") for e in rows]
   some = task_classifier.sample(rows + guessed, 10)
   assert some == task_classifier.sample(rows[::-1], 10)
+  assert len(task_classifier.sample(rows + rows)) == 2 * len(rows)  # keys may repeat
   assert len(some) == 10 and some[0].images == (b"",) and {e.label for e in some} == {"data"}
 
 

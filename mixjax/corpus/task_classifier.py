@@ -53,16 +53,18 @@ def sample(examples: Iterable[Example], rows: int = ROWS) -> list[Example]:
   """Labelled rows without their pictures: those with the smallest hash of their keys, so that the
   sample depends on the rows alone.
   """
-  kept: list[tuple[int, str, Example]] = []
-  for example in examples:
+  kept: list[tuple[int, str, int, Example]] = []
+  for number, example in enumerate(examples):
     if example.label != "data":
       continue
-    entry = (-_hash(example.key), example.key, _text_only(example))
+    # Keys may repeat, as LLaVA's do: the number keeps examples from being compared.
+    entry = (-_hash(example.key), example.key, -number, _text_only(example))
     if len(kept) < rows:
       heapq.heappush(kept, entry)
-    elif entry[0] > kept[0][0]:
+    elif entry > kept[0]:
       heapq.heapreplace(kept, entry)
-  return [example for _, _, example in sorted(kept, key=lambda entry: (-entry[0], entry[1]))]
+  kept.sort(key=lambda entry: (-entry[0], entry[1], -entry[2]))
+  return [example for *_, example in kept]
 
 
 def _text_only(example: Example) -> Example:
