@@ -72,6 +72,8 @@ def test_text_alone_has_no_pictures(tmp_path):
   del bare["image"]
   (example,) = readers.read(write(tmp_path, [bare]))
   assert (example.images, example.image_keys, example.image_key) == ((), (), "")
+  (example,) = readers.read(write(tmp_path, [bare | {"image": ""}]))
+  assert example.image_keys == ()
 
 
 def test_a_system_message_stands_before_the_first_prompt(tmp_path):
@@ -113,6 +115,14 @@ FAULTS = {
   "unknown task": (row(task="chat"), "task 'chat'; known: caption, ocr"),
   "image is a number": (row(image=3), "image 0 is int: not bytes, not a path"),
   "half a character": (row(conversations=said("Who?", "caf\udcc3")), "bad UTF-8: after 'caf'"),
+  "turns of another kind": (
+    {"image": "a.png", "turns": [{"role": "user", "content": "hi"}]},
+    "missing text: text is None",
+  ),
+  "a letter for a choice": (
+    {"context": "Who?", "choices": ["Ann", "Bob"], "correct_choice_idx": "B"},
+    "choice B of",
+  ),
   "not a mapping": ([1, 2], "is not a row of LLaVA's"),
 }
 

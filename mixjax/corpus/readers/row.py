@@ -119,7 +119,10 @@ def pictures(row: Row, reading: Reading) -> list[Picture]:
   Raises BadRow for what is none of them; a file that cannot be read is a Picture without bytes.
   """
   fields = stated(row, reading)
-  value = next((fields[n] for n in ("image", "images", "img") if fields.get(n) is not None), [])
+  # Some corpora write "" where a row has no picture.
+  value = next(
+    (v for n in ("image", "images", "img") if (v := fields.get(n)) not in (None, "")), []
+  )
   found = [_picture(v, i, row) for i, v in enumerate(value if isinstance(value, list) else [value])]
   names = fields.get("image_keys")  # our own cells
   if isinstance(names, list) and len(names) == len(found):

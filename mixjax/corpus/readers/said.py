@@ -116,11 +116,13 @@ def _one(answers: Any) -> str:
 
 def _chosen(prompt: Any, choices: Any, index: Any) -> Said:
   """A question of several choices: their letters in the prompt, one of them for an answer."""
-  if not isinstance(choices, list) or not 0 <= int(index) < len(choices):
+  known = isinstance(choices, list) and isinstance(index, int | float | str)
+  if not (known and re.fullmatch(r"\d+(\.0)?", str(index)) and float(index) < len(choices)):
     raise BadRow(MALFORMED, f"choice {index} of {str(choices)[:60]}")
+  index = int(float(index))
   letters = [chr(ord("A") + i) for i in range(len(choices))]
   lines = [f"{letter}. {_text(c)}" for letter, c in zip(letters, choices, strict=True)]
-  return [("\n".join([_text(prompt), *lines]), letters[int(index)])]
+  return [("\n".join([_text(prompt), *lines]), letters[index])]
 
 
 def _captioned(captions: Any) -> Said:
@@ -147,7 +149,11 @@ SHAPES: tuple[tuple[tuple[str, ...], Callable[..., Said], str], ...] = (
   (("conversations",), _dialogue, ""),
   (("messages",), _dialogue, ""),
   (("texts",), _dialogue, ""),
-  (("turns",), lambda value: [(t.get("prompt"), t.get("answer")) for t in rows_of(value)], ""),
+  (
+    ("turns",),
+    lambda value: [(_text(t.get("prompt")), _text(t.get("answer"))) for t in rows_of(value)],
+    "",
+  ),
   (("context", "choices", "correct_choice_idx"), _chosen, tasks.VQA),
   (("prompt", "answer"), _asked, ""),
   (("question", "answer"), _asked, ""),
