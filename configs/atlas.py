@@ -21,7 +21,8 @@ from configs.common import parse_arg
 def get_config(arg: str | None = None) -> ConfigDict:
   """`checkpoints`: a folder with tokenizer/ and clip/; empty takes the gallery's stand-ins.
 
-  `text_length`: tokens of a row beside its picture's; what is longer is cut, and counted.
+  `text_length`: tokens of a row beside its picture's; longer answers are cut, and rows whose
+  prompt alone is longer give way to others of their cell. Both are counted.
   `choose`: numbers of concepts to compare before, as in choose=10/20/50: RUN/atlas/choose.json.
   `reading`: a YAML file with what the corpus cannot say about itself (split, images, fields,
   tasks); `split` and `images` (the folder that image paths are relative to) may also be given here.

@@ -15,7 +15,8 @@ from configs.common import parse_arg
 def get_config(arg: str | None = None) -> ConfigDict:
   """full: larger budgets and 3 target seeds; tiny: a minute, for tests.
 
-  text_length: tokens of a row beside its picture's; what is longer is cut, and counted.
+  text_length: tokens of a row beside its picture's; longer answers are cut, and rows whose prompt
+    alone is longer give way to others of their cell. Both are counted.
   """
   args = parse_arg(
     arg,
