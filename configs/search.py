@@ -17,6 +17,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   text_length: tokens of a row beside its picture's; longer answers are cut, and rows whose prompt
     alone is longer give way to others of their cell. Both are counted.
+  concepts, reading, split, images, labels: see configs/atlas.py.
   """
   args = parse_arg(
     arg,
@@ -28,7 +29,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     questions="",
     checkpoints="",
     text_length=48,
+    concepts=10,
+    reading="",
+    split="",
+    images="",
+    labels="rules",
   )
+  described = ("reading", "split", "images", "labels")
   checkpoints = args["checkpoints"] or "mixjax/standins"
   config = dict(
     job="search",
@@ -46,8 +53,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     objective=dict(),  # {benchmark: weight}; empty weighs all alike
     atlas=dict(
       corpus=args["corpus"], questions=args["questions"], checkpoints=args["checkpoints"],
-      concepts=10, seed=args["seed"], gallery_scale=1.0, per_benchmark=150, workers=2,
-      text_length=args["text_length"],
+      concepts=args["concepts"], seed=args["seed"], gallery_scale=1.0, per_benchmark=150,
+      workers=2, text_length=args["text_length"], **{name: args[name] for name in described},
     ),
     # runs: proxies a method may spend on the axis, one of task, concept, product and joint
     axes=dict(

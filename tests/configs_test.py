@@ -40,3 +40,13 @@ def test_every_config_opens_with_its_command():
   for path in pathlib.Path("configs").glob("*.py"):
     if path.stem not in ("common", "__init__"):
       assert f"--config=configs/{path.name}" in path.read_text().split('"""')[1], path
+
+
+def test_a_search_reads_a_corpus_as_the_atlas_does():
+  arg = "corpus=a.json,questions=q,images=pictures,split=val,labels=classifier,concepts=20"
+  of = {
+    job: importlib.import_module(f"configs.{job}").get_config(arg) for job in ("atlas", "search")
+  }
+  parsed = search_config.parse(of["search"].to_dict()).atlas
+  for name in ("corpus", "questions", "images", "split", "labels", "concepts", "reading"):
+    assert getattr(parsed, name) == of["atlas"][name]
