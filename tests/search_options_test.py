@@ -7,13 +7,14 @@ import pathlib
 
 import numpy as np
 import pytest
+from etils import epath
 
 from configs.search import get_config
 from mixjax.data import mixture
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.jobs import pool as pool_lib
 from mixjax.jobs.runner import Ask, Diverged, Runner
-from mixjax.jobs.search import search
+from mixjax.jobs.search import _baselines, search
 from mixjax.jobs.search_config import SPACES, parse, spaces
 from mixjax.jobs.trial import TrialSpec
 from mixjax.progress import Reporter
@@ -274,3 +275,25 @@ def test_only_who_asks_for_it_survives_a_divergence(monkeypatch):
     assert results == [{"seed": 0}, None, {"seed": 2}] and lost == [(1, "the loss is nan")]
     with pytest.raises(FloatingPointError):
       pool.run(specs)
+
+
+def test_the_matched_mixture_is_the_gallerys_alone_and_knows_renamed_concepts(tmp_path):
+  folder = tmp_path / "atlas"
+  (folder / "questions").mkdir(parents=True)
+  counts = {"a-b": {"charts": 3}, "c-d": {"emoji": 3}}
+  (folder / "card.json").write_text(json.dumps({"domains": counts}))
+  (folder / "atlas.json").write_text(json.dumps({"names": ["plots", "c-d"]}))
+  asked = [
+    {"id": name, "benchmark": name, "image": "i.png", "prompt": "What?", "answer": "a"}
+    | {"choices": ["a", "b"], "domain": "charts"}
+    for name in BENCHMARKS
+  ]
+  (folder / "questions" / "validation.json").write_text(json.dumps(asked))
+  rows = {"plots/ocr": 3, "plots/vqa": 3, "c-d/vqa": 3}
+  config = parse(get_config("tiny").to_dict())
+  weights = _baselines(config, epath.Path(folder), rows)["matched"]
+  assert weights["c-d/vqa"] == 0
+  assert weights["plots/vqa"] > weights["plots/ocr"] > 0
+  theirs = dataclasses.replace(config.atlas, corpus="train.json", questions="q")
+  found = _baselines(dataclasses.replace(config, atlas=theirs), epath.Path(folder), rows)
+  assert set(found) == {"uniform", "natural"}

@@ -23,9 +23,10 @@ from mixjax.atlas.parts import Origin
 from mixjax.corpus.corpus import RULES, Corpus
 from mixjax.corpus.example import Example
 from mixjax.corpus.gallery import gallery
-from mixjax.corpus.readers import Fault, reading
+from mixjax.corpus.readers import Fault, detect, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
+from mixjax.evals import benchmarks
 from mixjax.jobs import concepts
 from mixjax.jobs.embedding import embed_corpus
 from mixjax.jobs.workdir import claim, write_whole
@@ -135,6 +136,9 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
       raise ValueError(
         "a corpus of your own needs questions=FOLDER with validation.json and benchmark.json"
       )
+    detect(config.corpus)
+    for split in ("validation", "benchmark"):  # what is wrong is said before hours of embedding
+      benchmarks.read(epath.Path(config.questions) / f"{split}.json")
     return epath.Path(config.corpus), epath.Path(config.questions)
   path = workdir / "gallery"
   if not (path / "card.json").exists():

@@ -63,13 +63,16 @@ def run(config: SearchConfig, workdir: epath.Path, reporter: Reporter) -> None:
 
 
 def _baselines(config: SearchConfig, atlas_folder: epath.Path, rows) -> dict[str, dict[str, float]]:
-  """Mixtures that need no search; `matched` only where the true domains are known."""
+  """Mixtures that need no search; `matched` only for the gallery, whose makers say what it asks."""
   known = {"uniform": mixture.uniform(rows), "natural": mixture.natural(rows)}
-  card = json.loads((atlas_folder / "card.json").read_text())
-  if card["domains"]:
+  if config.atlas.corpus == "gallery":
+    card = json.loads((atlas_folder / "card.json").read_text())
+    # The card has the names that the concepts were given, cells those that they have by now.
+    names = json.loads((atlas_folder / "atlas.json").read_text())["names"]
+    domains = dict(zip(names, card["domains"].values(), strict=True))
     asked = benchmarks.read(atlas_folder / "questions" / "validation.json")
     filled = [cell for cell, n in rows.items() if n]
-    found = matched_weights(asked, card["domains"], filled, card.get("mislabelled", {}))
+    found = matched_weights(asked, domains, filled, card.get("mislabelled", {}))
     known["matched"] = dict.fromkeys(rows, 0.0) | found
   return known
 
