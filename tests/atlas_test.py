@@ -129,3 +129,7 @@ def test_contact_sheets_show_every_image_in_its_place():
   assert np.all(sheet[6:, 15:] == 255)  # no sixth image
   with pytest.raises(ValueError, match="at least one image"):
     contact_sheet([], columns=3)
+
+
+def test_no_concept_is_called_as_rows_without_pictures_are():
+  assert concept_names(["text", "text"], np.array([0, 1]), 2) == ("text-2", "text-3")

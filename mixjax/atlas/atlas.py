@@ -162,7 +162,9 @@ def concept_names(
     score = {w: n / mine.total() * math.log(1 + mean / overall[w]) for w, n in mine.items()}
     ranked = sorted(score, key=lambda w: (-score[w], w))
     free = (name for name in _two_words(ranked) if name not in names)
-    names.append(next(free, None) or _untaken(ranked[0] if ranked else f"concept-{c}", names))
+    # "text" is where rows without pictures go.
+    taken = {*names, "text"}
+    names.append(next(free, None) or _untaken(ranked[0] if ranked else f"concept-{c}", taken))
   return tuple(names)
 
 

@@ -186,6 +186,8 @@ def _write_cells(
       f"{folder}/atlas.json was edited after trials were run on its cells: put the names back, "
       "or use another workdir for the renamed atlas"
     )
+  if TEXT in atlas.names:
+    raise ValueError(f"{folder}/atlas.json calls a concept {TEXT!r}, as rows without pictures are")
   reporter.stage("cells")
   for stale in (cells_folder, encoded_folder):
     if stale.exists():
