@@ -56,8 +56,9 @@ class Corpus:
 
   def sha256(self) -> str:
     """Tells whether a corpus has changed: by the content of what is json or YAML, and the names and
-    sizes of other files, which may be too large to be read for this.
+    sizes of other files, which may be too large to be read for this. Raises as `readers.detect`.
     """
+    readers.detect(self.path)
     digest = hashlib.sha256(repr(self.reading if self.reading != PLAIN else "").encode())
     digest.update(self.labels.encode() if self.labels != RULES else b"")
     for path in self._files():
