@@ -16,10 +16,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """full: larger budgets and 3 target seeds; tiny: a minute, for tests.
 
   text_length: tokens of a row beside its picture's; what is longer is cut, and counted.
+  reading, split, images and labels: what the corpus cannot say, as in configs/atlas.py.
   """
   args = parse_arg(
     arg,
-    gallery=False,
     full=False,
     tiny=False,
     seed=0,
@@ -27,6 +27,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     questions="",
     checkpoints="",
     text_length=48,
+    reading="",
+    split="",
+    images="",
+    labels="",
   )
   checkpoints = args["checkpoints"] or "mixjax/standins"
   config = dict(
@@ -63,6 +67,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
       curve_points=8,
     ),
   )  # fmt: skip
+  described = ("reading", "split", "images", "labels")
+  config["atlas"] |= {name: args[name] for name in described if args[name]}
   if args["full"]:
     config |= dict(target_seeds=3, correlation_mixtures=12, uniform_seeds=6)
     config["axes"] = dict(
