@@ -159,7 +159,9 @@ def _copy(folder: epath.Path, picture: Picture) -> None:
     raise ValueError(f"picture {name!r} lies outside of its corpus: label it without copy")
   if data and not path.exists():
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    partial = path.parent / f".{path.name}.partial"  # or a kill would leave half a picture for good
+    partial.write_bytes(data)
+    partial.replace(path)
 
 
 def _join(folder: epath.Path, parts: list[epath.Path]) -> dict:
