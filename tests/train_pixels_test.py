@@ -261,6 +261,10 @@ def test_a_tokenizer_without_an_image_token_gets_one(frame, tmp_path):
 
 
 def test_what_does_not_go_together_is_refused(frame, tmp_path):
+  (tmp_path / "bare").mkdir()
+  shutil.copy(frame / "config.json", tmp_path / "bare")
+  with pytest.raises(FileNotFoundError, match="bare holds no tokenizer"):
+    Pretrained(str(tmp_path / "bare")).load_tokenizer()
   tokenizer = Pretrained(str(frame)).load_tokenizer()
   config = json.loads((frame / "config.json").read_text())
   shutil.copytree(frame, tmp_path / "other")
