@@ -21,7 +21,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """
   args = parse_arg(
     arg,
-    gallery=False,
     full=False,
     tiny=False,
     seed=0,

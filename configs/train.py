@@ -2,7 +2,7 @@
 
   python -m mixjax.main --config=configs/train.py:atlas=RUN/atlas,mixture=recipe.json --workdir=OUT
 
-The gallery's proxy, on cached features of its pictures: about 5 seconds. `model=target` (5 times
+The gallery's proxy, on cached features of its pictures: about 5 seconds. `model=target` (4 times
 the parameters): about a minute.
 
   python -m mixjax.main --workdir=OUT \\
@@ -63,7 +63,8 @@ def pixels(arg: str | None) -> ConfigDict:
   a model from `vision=CLIP` needs first (with learning_rate=1e-3). `remat`, `loss_chunk` and
   `attention` as in configs/plan.py. `export`: the type of the weights in OUT/model. `workers`:
   processes that read and cut pictures. `distributed`: this is one of the processes of a pod, each
-  with chips of its own.
+  with chips of its own, and all with the same folders. A run may go on with other `workers`, or on
+  a pod.
   """
   args = parse_arg(
     arg,

@@ -107,7 +107,7 @@ def test_a_source_joins_the_cells_once(atlas, tmp_path, capsys):
   assert manifest["sources"] == [{"source": "", "rows": 150}, {"source": "web", "rows": 18}]
   assert all(path.read_bytes() == data for path, data in before.items())
   with pytest.raises(ValueError, match=r"has grown by \['web'\]"):
-    atlas_job._refuse_grown(epath.Path(atlas) / "atlas" / "cells")
+    atlas_job.refuse_grown(epath.Path(atlas) / "atlas" / "cells")
   (atlas / "study").mkdir()
   with pytest.raises(ValueError, match="cannot grow, for trials were run on it"):
     applied(tmp_path, atlas, "more", source="more", seed=3, sizes=(2, 2, 2))

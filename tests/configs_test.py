@@ -31,6 +31,12 @@ def test_the_search_config_becomes_dataclasses(arg):
   assert search_config.parse(config.to_dict()).headline in config.axes
 
 
+def test_a_search_reads_a_corpus_as_an_atlas_does():
+  config = importlib.import_module("configs.search").get_config("corpus=x,reading=r.yaml,split=dev")
+  atlas = search_config.parse(config.to_dict()).atlas
+  assert (atlas.reading, atlas.split, atlas.labels) == ("r.yaml", "dev", "rules")
+
+
 def test_the_standins_config_becomes_dataclasses():
   parsed = standins.parse(importlib.import_module("configs.standins").get_config("tiny").to_dict())
   assert parsed.target.hidden_size > parsed.proxy.hidden_size

@@ -114,6 +114,10 @@ def test_a_bad_mixture_is_named(finished, run_main, tmp_path):
   rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
   first, second = [cell for cell, count in rows.items() if count][:2]
   path = tmp_path / "mixture.json"
+  for text, message in (("charts: 1", "is no JSON"), ("[1.0]", "no JSON object of")):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+      named_mixture(str(path), rows)
   bad = {
     "no-such/vqa": {"no-such/vqa": 1.0},
     "sum": {first: 0.7},

@@ -103,6 +103,7 @@ def test_the_joint_space_weighs_each_cell_with_rows_and_names_all():
   ("changes", "message"),
   [
     (dict(axes={"tasks": {"seeds": 1, "runs": 2}}), "'tasks'.*task, concept, product, joint"),
+    (dict(axes={"product": dict(seeds=8, runs=9, replicates=2)}), "9 runs for 8 seeds and 2 rep"),
     (dict(headline="joint"), "'joint', which is not searched: make headline one of product"),
     (dict(search={"kapa": 1.0}), "no option .'kapa'.; known are acquisition, kappa"),
     (dict(search={"acquisition": "ei"}), "acquisition is one of .*log_ei.*not 'ei'"),

@@ -261,6 +261,10 @@ def test_a_tokenizer_without_an_image_token_gets_one(frame, tmp_path):
 
 
 def test_what_does_not_go_together_is_refused(frame, tmp_path):
+  (tmp_path / "bare").mkdir()
+  shutil.copy(frame / "config.json", tmp_path / "bare")
+  with pytest.raises(FileNotFoundError, match="bare holds no tokenizer"):
+    Pretrained(str(tmp_path / "bare")).load_tokenizer()
   tokenizer = Pretrained(str(frame)).load_tokenizer()
   config = json.loads((frame / "config.json").read_text())
   shutil.copytree(frame, tmp_path / "other")
@@ -277,5 +281,15 @@ def test_what_does_not_go_together_is_refused(frame, tmp_path):
     train_pixels.packed_shape(sizes, CONFIG, train_pixels.make_mesh(2))
   with pytest.raises(ValueError, match="tensor=3 does not divide the 8 chips"):
     train_pixels.make_mesh(3)
+  for wrong, message in (
+    ("export=bf16", "export='bf16' is none of float32"),
+    ("dtype=half", "dtype='half' is none of float32"),
+    ("remat=nothing", "remat='nothing' is no policy"),
+    ("cells=gs://b/cells", "cells=gs://b/cells is in a bucket"),
+  ):
+    config = train_config.get_config(f"pixels,model=here,cells=there,{wrong}").to_dict()
+    with pytest.raises(ValueError, match=message):
+      train_pixels.main(config, str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
   with pytest.raises(ValueError, match="needs cells=DIR"):
     train_config.get_config("pixels,model=here")

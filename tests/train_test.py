@@ -29,9 +29,9 @@ def start():
   return nnx.split(hf.load_llava(STANDINS / "proxy", tower=False))
 
 
-def run(start, cells, folder, steps=4, weights=None, stop=None, **options):
+def run(start, cells, folder, steps=4, weights=None, stop=None, log_every=2, **options):
   loader = Loader(cells, weights or uniform(cells.rows), seed=0, batch_size=8)
-  config = train_lib.TrainConfig(steps=steps, log_every=2, **options)
+  config = train_lib.TrainConfig(steps=steps, log_every=log_every, **options)
 
   def on_step(step, loss):
     if step == stop:
@@ -79,6 +79,16 @@ def test_a_loss_that_is_not_finite_names_the_step(start, cells, tmp_path):
 
   with pytest.raises(FloatingPointError, match="step 2"):
     run(start, cells, tmp_path, steps=4, optimizer=OptimizerConfig(learning_rate=float("nan")))
+  with pytest.raises(FloatingPointError, match="step 3"):  # before it is saved, logged or not
+    wrong = OptimizerConfig(learning_rate=float("nan"))
+    run(start, cells, tmp_path, log_every=4, save_every=3, optimizer=wrong)
+  assert not (tmp_path / "checkpoints" / "3").exists()
+
+
+@pytest.mark.parametrize("wrong", [dict(steps=0), dict(log_every=0), dict(save_every=-1)])
+def test_a_run_that_cannot_be_is_refused(wrong):
+  with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*or more"):
+    train_lib.TrainConfig(**{"steps": 1} | wrong)
 
 
 def test_a_population_trains_each_member_as_if_alone(start, cells):

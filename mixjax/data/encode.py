@@ -307,4 +307,8 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
   """A tokenizer from a local folder in Hugging Face's format; nothing is looked up elsewhere."""
   if not pathlib.Path(folder).is_dir():
     raise FileNotFoundError(f"no tokenizer folder at {folder}")
+  # Without them transformers makes an empty tokenizer of config.json alone, and says nothing.
+  files = ("tokenizer.json", "vocab.json", "tokenizer.model")
+  if not any((pathlib.Path(folder) / name).exists() for name in files):
+    raise FileNotFoundError(f"{folder} holds no tokenizer: none of {', '.join(files)} is there")
   return transformers.AutoTokenizer.from_pretrained(os.fspath(folder), local_files_only=True)

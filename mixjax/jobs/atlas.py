@@ -155,7 +155,7 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
   return path / "train.json", path
 
 
-def _refuse_grown(cells: epath.Path) -> None:
+def refuse_grown(cells: epath.Path) -> None:
   """Raises ValueError for cells that a source was added to: the proxies have not encoded it."""
   sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
   if len(sources) > 1:
@@ -178,7 +178,7 @@ def _write_cells(
   made = folder / "cells_of.json"
   names = {"names": list(atlas.names), "corpus_sha256": index["corpus_sha256"]}
   if made.exists():
-    _refuse_grown(cells_folder)
+    refuse_grown(cells_folder)
     if json.loads(made.read_text()) == names:
       return
   if (folder.parent / "study").exists():

@@ -22,8 +22,8 @@ def main(config: dict, workdir: str) -> None:
       os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
   from mixjax.training.plan import PlanConfig, plan
 
-  folder = claim(workdir, config)
   settings = PlanConfig(**{name: value for name, value in config.items() if name != "job"})
+  folder = claim(workdir, config)
   reporter = Reporter()
   reporter.stage("compile")
   result = plan(settings)

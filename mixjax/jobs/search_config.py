@@ -83,6 +83,12 @@ class SearchConfig:
   def __post_init__(self):
     if unknown := [name for name in self.axes if name not in SPACES]:
       raise ValueError(f"axes names {unknown}; known are {', '.join(SPACES)}")
+    for name, axis in self.axes.items():
+      if min(axis.seeds, axis.runs) < 1 or axis.seeds + axis.replicates > axis.runs:
+        raise ValueError(
+          f"the {name} axis has {axis.runs} runs for {axis.seeds} seeds and {axis.replicates} "
+          "replicates: every method gets as many runs, so give at least their sum"
+        )
     if self.headline not in self.axes:
       raise ValueError(
         f"the recipe is to come from the axis {self.headline!r}, which is not searched: "

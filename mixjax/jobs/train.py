@@ -7,7 +7,7 @@ from etils import epath
 from flax import nnx
 
 from mixjax.data import mixture
-from mixjax.jobs.atlas import STANDINS
+from mixjax.jobs.atlas import STANDINS, refuse_grown
 from mixjax.jobs.trial import Budget, Corpus, TrialSpec, World
 from mixjax.jobs.workdir import claim, write_whole
 from mixjax.progress import Reporter
@@ -21,7 +21,12 @@ def named_mixture(name: str, rows: dict[str, int]) -> dict[str, float]:
   path = epath.Path(name)
   if not path.exists():
     raise FileNotFoundError(f"mixture {name!r} is neither uniform, natural nor a file")
-  content = json.loads(path.read_text())
+  try:
+    content = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"mixture {name} is no JSON: {error}") from error
+  if not isinstance(content, dict):
+    raise ValueError(f"mixture {name} is no JSON object of {{cell: weight}}")
   if "format" in content:
     content = recipe_lib.load(path)["weights"]
   return mixture.check(content.get("mixture", content), rows)
@@ -29,15 +34,18 @@ def named_mixture(name: str, rows: dict[str, int]) -> dict[str, float]:
 
 def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it: leaves checkpoints/, metrics.jsonl and result.json."""
-  folder = claim(workdir, config)
   atlas = epath.Path(config["atlas"])
   if not (atlas / "cells" / "manifest.json").exists():
     raise FileNotFoundError(
       f"no cells in {atlas}: build them with configs/atlas.py or configs/search.py"
     )
+  refuse_grown(atlas / "cells")
   world = World(Corpus(str(atlas), config["tokenizer"] or str(STANDINS / "tokenizer")))
   weights = named_mixture(config["mixture"], world.cells.rows)
   budget = Budget(**config["budget"])
+  if budget.steps < 1:
+    raise ValueError(f"samples={budget.samples} are no batch of {budget.batch_size}: give more")
+  folder = claim(workdir, config)  # a config that cannot run has claimed nothing
   reporter = Reporter()
   _, params = world.start(budget.model)
   overview = parameter_overview.get_parameter_overview(

@@ -25,7 +25,7 @@ from mixjax.data.packed_loader import PackedLoader
 from mixjax.jobs.pretrained import Pretrained
 from mixjax.jobs.train import named_mixture
 from mixjax.jobs.workdir import claim, write_whole
-from mixjax.models import attention, hf
+from mixjax.models import attention, hf, layers
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.llava_next import LlavaNextConfig
 from mixjax.progress import Reporter
@@ -35,26 +35,29 @@ from mixjax.training import vlm
 from mixjax.training.loss import Batch
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
 
+# Where a run takes place: it may go on elsewhere.
+PLACE = ("distributed", "workers")
+
 
 def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it.
 
   Leaves checkpoints/, metrics.jsonl, model/ (a folder that `transformers` opens) and result.json.
   """
+  check(config, workdir)
   if config["distributed"]:
     jax.distributed.initialize()
   first = jax.process_index() == 0
   folder = epath.Path(workdir)
-  if first:
-    claim(workdir, config)
-  multihost_utils.sync_global_devices("claimed")
   pretrained = Pretrained(config["model"], config["vision"], config["tokenizer"])
   tokenizer = pretrained.load_tokenizer()
   model = pretrained.config(tokenizer, **running(config))
-  if first:
-    pretrained.lay_out(model, tokenizer, folder / "frame")
   mesh = make_mesh(config["tensor"])
   shape = packed_shape(config, model, mesh)
+  if first:  # a config that cannot run has claimed nothing
+    claim(workdir, {name: value for name, value in config.items() if name not in PLACE})
+    pretrained.lay_out(model, tokenizer, folder / "frame")
+  multihost_utils.sync_global_devices("claimed")
   loader = make_loader(config, model, tokenizer, shape, folder / "lengths")
   reporter = Reporter()
   if first:
@@ -82,6 +85,16 @@ def main(config: dict, workdir: str) -> None:
     write_whole(folder / "result.json", json.dumps(result, indent=1))
     reporter.close()
     reporter.say(f"model: {folder / 'model'}")
+
+
+def check(config: dict[str, Any], workdir: str) -> None:
+  """Raises ValueError for what would only show when a model is loaded, or after all steps."""
+  layers.check_running(config["remat"], dtype=config["dtype"], export=config["export"])
+  for name, path in (("--workdir", workdir), ("cells", config["cells"])):
+    if "://" in path:
+      raise ValueError(
+        f"{name}={path} is in a bucket: mount it, and give a path that all processes share"
+      )
 
 
 def rates(config: dict[str, Any]) -> tuple[tuple[str, float], ...]:

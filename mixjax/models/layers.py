@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 Axis = str | tuple[str, ...] | None  # the mesh axis, or axes, that split a dimension
+FLOATS = ("float32", "bfloat16", "float16")
 
 
 def sharding_with(x: Array, *axes: Axis, keep: int | None = None) -> NamedSharding | None:
@@ -240,6 +241,18 @@ def attend(
   y = jnp.einsum("bkxs,bskh->bkxh", weights, v, preferred_element_type=jnp.float32) / total
   y = reshape(y.astype(v.dtype), (b, heads, group, t, h), batch, over, None, None, None)
   return reshape(y.transpose(0, 3, 1, 2, 4), (b, t, n, h), batch, None, over, None)
+
+
+def check_running(remat: str | None, **dtypes: str) -> None:
+  """Raises ValueError for a policy or a type that does not exist, before anything is loaded."""
+  if remat is not None and not hasattr(jax.checkpoint_policies, remat):
+    raise ValueError(
+      f"remat={remat!r} is no policy of jax.checkpoint_policies: give nothing_saveable, another "
+      "one, or none"
+    )
+  for name, dtype in dtypes.items():
+    if dtype not in FLOATS:
+      raise ValueError(f"{name}={dtype!r} is none of {', '.join(FLOATS)}")
 
 
 def scan_layers(

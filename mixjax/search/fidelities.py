@@ -146,8 +146,9 @@ def fit(observations: Observations, space: Space) -> Surrogate | Total | Linked:
   """The surrogate of the scores at the highest fidelity. ValueError without a run.
 
   With one fidelity that of `total.fit`. From 9 runs of the target on, a part of the score of which
-  cheaper runs are found to say something is `Linked` to them: two fits more for each, and two for
-  each cheaper fidelity. Linked processes do not know the concepts and tasks of cells.
+  cheaper runs are found to say something is `Linked` to them: three fits more for each part, and
+  one for each of its cheaper fidelities. Linked processes do not know the concepts and tasks of
+  cells.
   """
   target = observations.at_target()
   fitted = total.fit(target, space)

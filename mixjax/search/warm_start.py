@@ -45,8 +45,8 @@ def translate(
   half the L1 distance from this proportion; elsewhere it is all the weight that was merged or
   split. `doubt`, in score units, is the standard error of a run that is in doubt altogether (None:
   the sd of the scores); others get their part of it, added in quadrature. A part of the scores is
-  in doubt by as much of its own sd. Where the runs state no
-  standard errors but some get one, those without doubt state 0.
+  in doubt by as much of its own sd. Where the runs state no standard errors but some get one, those
+  without doubt state 0.
 
   Both spaces should have the same empty cells, and `new` the objective and budget of the runs.
   ValueError, saying what to do, for names unknown, left over, missing or met twice, for shares that

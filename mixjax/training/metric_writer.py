@@ -25,7 +25,10 @@ class MetricWriter:
     kept = []
     if resume_from and self._path.exists():
       kept = [line for line in self._path.read_text().splitlines() if _step(line) <= resume_from]
-    self._path.write_text("".join(f"{line}\n" for line in kept))
+    if first:
+      partial = folder / ".metrics.jsonl.partial"
+      partial.write_text("".join(f"{line}\n" for line in kept))
+      partial.replace(self._path)
     self._file = open(self._path, "a")  # noqa: SIM115  closed by close()
     self._clu = None
     if first and importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tensorboard"):

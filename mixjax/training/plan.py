@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixjax.data.packed import PackedShape
-from mixjax.models import attention, sizes
+from mixjax.models import attention, layers, sizes
 from mixjax.models.llava_next import LlavaNextConfig
 from mixjax.training import arithmetic, collectives, step, topology, vlm
 from mixjax.training.optimizer import OptimizerConfig, make_optimizer
@@ -48,6 +48,7 @@ class PlanConfig:
     for name, known in (("model", sizes.TEXT), ("vision", sizes.VISION)):
       if getattr(self, name) not in known:
         raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+    layers.check_running(self.remat, dtype=self.dtype)
     for name in ("batch", "seq", "tensor", "proxies", "tiles"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")

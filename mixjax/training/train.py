@@ -33,6 +33,11 @@ class TrainConfig:
   curve_every: int = 0  # steps between calls of `on_curve`; 0 never
   loss_chunk: int | None = None  # positions whose logits are in memory at once; None: all
 
+  def __post_init__(self):
+    for name, least in (("steps", 1), ("log_every", 1), ("save_every", 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f"{name}={getattr(self, name)}: give {least} or more")
+
 
 @functools.lru_cache(maxsize=8)
 def compiled_step(graphdef: nnx.GraphDef, config: TrainConfig, loss_from: int):
@@ -95,22 +100,24 @@ def fit(
       state, metrics = step(state, batch)
       losses.append(metrics["loss"])
       last = i == config.steps
-      if i % config.log_every == 0 or last:
+      logs = i % config.log_every == 0 or last
+      saves = checkpointer is not None and (i % config.save_every == 0 or last)
+      if logs or saves:  # what has diverged is not saved either
         loss = float(np.mean(jax.device_get(losses)))
         losses = []
         if not np.isfinite(loss):
           raise FloatingPointError(
             f"the loss is {loss} at step {i} of {folder}: lower the learning rate"
           )
+      if logs:
         scalars = {"loss": loss}
         if on_curve and config.curve_every and (i % config.curve_every == 0 or last):
           scalars |= on_curve(i, state.params)
         writer.write_scalars(i, scalars)
         if on_step:
           on_step(i, loss)
-      if checkpointer and (i % config.save_every == 0 or last):
+      if saves:
         checkpointer.save(i, state)
-        losses = []
   if checkpointer:
     checkpointer.close()
   return state
