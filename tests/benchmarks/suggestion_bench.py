@@ -101,6 +101,15 @@ def suggest_mixjax(asked: Question) -> tuple[float, np.ndarray]:
   return then, asked.pool[choose_batch(fitted, asked.pool, BATCH)]
 
 
+def suggest_anywhere(asked: Question) -> tuple[float, np.ndarray]:
+  """`suggest_mixjax` by gradients on the whole simplex, of log EI as BoTorch's is."""
+  from mixjax.search.maximize import maximize
+
+  fitted = _ours(asked)
+  then = time.perf_counter()
+  return then, maximize([fitted], BATCH, acquisition="log_ei")
+
+
 def suggest_botorch(asked: Question, discrete: bool) -> tuple[float, np.ndarray]:
   """`SingleTaskGP` and qLogEI: over the pool, or over the simplex as an equality constraint."""
   import botorch_parts
@@ -118,6 +127,7 @@ def suggest_botorch(asked: Question, discrete: bool) -> tuple[float, np.ndarray]
 
 CONTENDERS = {
   OURS: suggest_mixjax,
+  "mixjax simplex": suggest_anywhere,
   "botorch pool": functools.partial(suggest_botorch, discrete=True),
   "botorch simplex": functools.partial(suggest_botorch, discrete=False),
 }
