@@ -1,12 +1,14 @@
 """Encoded pictures: which are read, as what, and which are refused, and why."""
 
 import contextlib
+import io
 
 import numpy as np
 import odd_pictures
 import pytest
 from PIL import Image
 
+from mixjax.atlas import embed
 from mixjax.data import pictures, tiles
 from mixjax.data.bad_records import BadRecord
 from mixjax.data.pictures import LIMITS, PictureLimits
@@ -81,3 +83,12 @@ def test_every_end_of_a_jpeg_is_read_or_refused():
         damaged[at] = rng.integers(256)
       with contextlib.suppress(BadRecord):
         tiles.rgb(pictures.read(bytes(damaged), LIMITS))
+
+
+def test_sixteen_bits_look_alike_to_the_atlas_and_to_the_loader():
+  ramp = (np.linspace(0, 1, 64 * 64).reshape(64, 64) * 65535).astype(np.uint16)
+  buffer = io.BytesIO()
+  Image.fromarray(ramp).save(buffer, "PNG")
+  seen = embed.decode(buffer.getvalue(), 64)
+  np.testing.assert_array_equal(seen[..., 0], ramp >> 8)
+  np.testing.assert_array_equal(np.asarray(pictures.read(buffer.getvalue(), LIMITS)), ramp >> 8)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from mixjax.corpus.pixels import eight_bits
 from mixjax.models import clip as clip_lib
 
 BATCH = 128  # images a forward pass: one compiled shape
@@ -27,7 +28,7 @@ def decode(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     raise UnreadableImage("missing or empty file")
   try:
     with Image.open(io.BytesIO(data)) as image:
-      image = image.convert("RGB")
+      image = eight_bits(image).convert("RGB")
       if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
       return np.asarray(image)

@@ -6,9 +6,9 @@ Of an animation the first frame counts. Palettes, CMYK and transparency are left
 import dataclasses
 import io
 
-import numpy as np
 from PIL import Image
 
+from mixjax.corpus.pixels import eight_bits
 from mixjax.data.bad_records import BadRecord
 from mixjax.data.tiles import size_of
 from mixjax.models.anyres import Size
@@ -58,21 +58,12 @@ def read(encoded: bytes, limits: PictureLimits) -> Image.Image:
     # Some messages tell the address of an object: the kind of error is enough, and stays the same.
     kind = "truncated picture" if "truncated" in str(error) else "damaged picture"
     raise BadRecord(f"{kind}: {type(error).__name__}") from error
-  return _eight_bits(image)
+  try:
+    return eight_bits(image)
+  except ValueError as error:
+    raise BadRecord(str(error)) from error
 
 
 def measure(encoded: bytes, limits: PictureLimits, decode: bool) -> Size:
   """(height, width); with `decode`, of a picture that can be read to its end. Raises BadRecord."""
   return size_of(read(encoded, limits) if decode else header(encoded, limits))
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """Pillow's own conversion would clip 16 bits at 255, and so turn nearly all of it white."""
-  if image.mode == "F":
-    raise BadRecord("picture of floating-point pixels: their range is not known")
-  if image.mode.startswith("I"):
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 0xFFFF:
-      raise BadRecord("picture of 32-bit pixels: their range is not known")
-    return Image.fromarray((values >> 8).astype(np.uint8), "L")
-  return image
