@@ -22,8 +22,8 @@ from jaxtyping import Int
 
 from mixjax.data.deadlines import GRID, Deadlines, passes, wait_of
 
-_SPAN = 1 << 16  # places looked at together
-_SECTION = 1 << 16
+_SPAN = 1 << 16  # places whose arrivals are counted together
+_SECTION = 1 << 14  # places of a section; more of many cells, each of which makes a section dear
 
 
 class Sections:
@@ -33,9 +33,10 @@ class Sections:
   it where that has been read to its end.
   """
 
-  def __init__(self, shares: Sequence[int], length: int, section: int = _SECTION):
+  def __init__(self, shares: Sequence[int], length: int, section: int = 0):
     """shares: int[k], they sum to GRID; `length` places, `section` of which are found together."""
-    self._shares, self._length, self._section = [int(share) for share in shares], length, section
+    self._shares, self._length = [int(share) for share in shares], length
+    self._section = section or max(_SECTION, 8 * len(self._shares))
     self._found: dict[int, tuple[Int[np.ndarray, " k"], Deadlines]] = {}
     self._lock = threading.Lock()
 
