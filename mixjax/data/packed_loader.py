@@ -150,16 +150,35 @@ class PackedLoader:
   def change(self, step: int, weights: Mapping[str, float]) -> int:
     """New weights from about batch `step` on, for mixers that find them during the run.
 
-    They hold from the first block on of which no batch before `step` has a row. Returns the first
-    sample of that block; a loader made with this one's `sampler.stages` makes the same batches.
-    A dataset that is being read keeps to the old weights: make another, from `step` on. Raises
-    ValueError as `Sampler.append` does.
+    They hold from `start_of` that step on, which is returned. A dataset that is being read keeps to
+    the old weights: make another, from `step` on. Raises ValueError as `Sampler.append` does.
     """
+    start = self.start_of(step)
+    self.append(start, weights)
+    return start
+
+  def start_of(self, step: int) -> int:
+    """The first sample of the first block of which no batch before `step` has a row."""
     block, row = self.packing.locate(step * self.shape.rows)
-    block += row > 0
-    self.sampler.append(block * self.packing.block, weights)
-    self.packing.forget(block, self._cache(self.sampler.seed, self.packing.block))
-    return block * self.packing.block
+    return (block + (row > 0)) * self.packing.block
+
+  def step_of(self, sample: int, steps: int) -> int | None:
+    """The first batch with rows of a sample's block; None where the first `steps` have none."""
+    block = sample // self.packing.block
+    if self.packing.reach(block, steps * self.shape.rows):
+      return None
+    return self.packing.before(block) // self.shape.rows
+
+  def append(self, start: int, weights: Mapping[str, float]):
+    """New weights from sample `start` on; a loader made with this one's `sampler.stages` makes the
+    same batches. Rows of the block of that sample, and of later ones, are others then.
+
+    Raises ValueError as `Sampler.append` does.
+    """
+    self.packing.keep()
+    self.sampler.append(start, weights)
+    block = self.packing.block
+    self.packing.forget(start // block, self._cache(self.sampler.seed, block))
 
   def counts(self, steps: int) -> dict[str, dict[str, float]]:
     """What the first `steps` batches hold of each cell.
