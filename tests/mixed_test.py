@@ -47,13 +47,16 @@ def moments_at(parts, points, told=POOL[:0], **options):
     return moments.moments_at(model_of(parts, **options), moments.Told.of(told), points)
 
 
-def test_what_is_climbed_is_what_the_surrogate_says(linked, sum_of_two):
+def test_what_is_climbed_is_what_the_surrogate_says(linked):
   np.testing.assert_allclose(moments_at([linked], POOL), linked.predict(POOL), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_sum_is_climbed_as_it_says_in_whichever_order_its_parts_come(sum_of_two):
   found = moments_at(sum_of_two.processes, POOL, correlation=sum_of_two.correlation)
   np.testing.assert_allclose(found, sum_of_two.predict(POOL), rtol=1e-6)
-  # In whichever order the processes come.
   turned = moments_at(sum_of_two.processes[::-1], POOL, correlation=sum_of_two.correlation)
-  np.testing.assert_allclose(turned, found, rtol=1e-12)
+  np.testing.assert_allclose(turned, found, rtol=1e-10)
 
 
 def test_runs_that_are_told_leave_the_mean_and_take_doubt(linked):
@@ -95,14 +98,14 @@ def test_under_constraints(sum_of_two):
 
 def test_the_policy_climbs_what_cheap_runs_are_found_to_tell(runs, linked):
   policy = MixAtlas(SPACE, seeds=8, continuous=True)
-  advice, bare = (policy.recommend(one) for one in (runs, runs.at_target()))
-  assert advice.mean >= linked.predict(POOL)[0].max() and advice.sd < bare.sd
-  assert (advice.mean, advice.sd) == pytest.approx(
-    [float(value[0]) for value in linked.predict(advice.mixture[None])]
-  )
-  assert not np.array_equal(policy.ask(runs, 2, 0), policy.ask(runs.at_target(), 2, 0))
+  advice, known = policy.recommend(runs), np.concatenate([POOL, runs.mixtures[:TARGET]])
+  assert advice.mean >= linked.predict(known)[0].max()
+  found = linked.predict(advice.mixture[None])
+  assert (advice.mean, advice.sd) == pytest.approx([float(value[0]) for value in found])
+  np.testing.assert_array_equal(policy.ask(runs, 2, 0), maximize([linked], 2, key=0))
 
 
+@pytest.mark.slow
 def test_without_a_link_it_is_the_search_of_the_target_alone_to_the_bit():
   runs = observe(2, 0.0)[0]
   assert not isinstance(fidelities.fit(runs, SPACE), Linked)
