@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from etils import epath
 from some_trials import CONFIG, SCORES, SPACE, make_trial
 
 from mixjax.search.objective import Objective, ScoreVectors, all_fidelities
@@ -101,3 +102,67 @@ def test_observations_hold_what_is_done_pending_and_infeasible(study):
   assert runs.fidelity.tolist() == [100.0, 50.0]
   assert observe(study.trials(), SPACE, lambda s: (s["vqa"]["score"], None)).stderr is None
   assert len(observe([], SPACE, lambda s: (0.0, None))) == 0
+
+
+@pytest.mark.parametrize("done", [0, 8])
+def test_a_kill_amid_asking_loses_no_trial_and_the_rest_are_those_that_would_have_come(
+  tmp_path, monkeypatch, done
+):
+  """Dies before every step on the disk in turn: with nothing to learn from, and with eight runs."""
+  policy, objective = MixAtlas(SPACE, seeds=4), Objective()
+
+  def started(name):
+    study = Study(tmp_path / name, {})
+    for trial in study.ask(policy, SPACE, objective, done, 1) if done else ():
+      study.tell(trial, {"ocr": {"score": trial.point["ocr"] - trial.point["vqa"] ** 2}})
+    return study
+
+  wanted = [trial.point for trial in started("whole").ask(policy, SPACE, objective, 3, 1)]
+  path_type, left = type(epath.Path(tmp_path)), [10**9]
+
+  def guarded(original):
+    def step(self, *args, **kwargs):
+      if left[0] == 0:
+        raise KeyboardInterrupt
+      left[0] -= 1
+      return original(self, *args, **kwargs)
+
+    return step
+
+  for name in ("mkdir", "write_text", "replace"):
+    monkeypatch.setattr(path_type, name, guarded(getattr(path_type, name)))
+  seen = set()
+  for deaths in range(0, 40, 1 if done == 0 else 4):
+    left[0] = 10**9
+    study = started(str(deaths))
+    left[0] = deaths
+    try:
+      study.ask(policy, SPACE, objective, 3, 1)
+    except KeyboardInterrupt:
+      left[0] = 10**9
+    else:
+      break
+    queued = Study(study.path).trials()[done:]
+    assert {trial.state for trial in queued} <= {QUEUED}
+    rest = 3 - len(queued)
+    queued += study.ask(policy, SPACE, objective, rest, 1) if rest else []
+    assert [trial.id for trial in queued] == list(range(done, done + 3)) and not study.torn()
+    for trial, point in zip(queued, wanted, strict=True):
+      assert trial.point == pytest.approx(point, abs=1e-12)
+    seen.add(rest)
+  assert len(seen) > 1
+
+
+def test_a_study_with_torn_trials_is_asked_on(study):
+  """A trial that cannot be read may be proposed again; the others are told from."""
+  policy, objective = MixAtlas(SPACE, seeds=4), Objective()
+  first = study.ask(policy, SPACE, objective, 6, 1)
+  for trial in first:
+    study.tell(trial, {"ocr": {"score": trial.point["ocr"]}})
+  (study.path / "trials/00002/mixture.json").write_text('{"mixture": {"maps/oc')
+  (study.path / "trials/00004/scores.json").write_text("")
+  trials = study.ask(policy, SPACE, objective, 2, 1)
+  assert trials[0].id == 2 and {trial.state for trial in trials} == {QUEUED}
+  others = [first[place].point for place in (0, 1, 3, 4, 5)]
+  assert not [trial for trial in trials if trial.point in others]
+  assert list(study.torn()) == ["00004/scores.json"]
