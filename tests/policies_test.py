@@ -113,39 +113,6 @@ def test_regmix_learns_from_few_runs_at_any_scale(count, scale):
   assert argmax.mean == pytest.approx(predict(SPACE.pool).max()) and argmax.sd is None
 
 
-@pytest.mark.parametrize(
-  ("rows", "message"),
-  [
-    ([[0.601, 0.3, 0.1]], "mixture 0: its weights sum to 1.001"),
-    ([[0.2, 0.3, 0.5], [1.2, -0.2, 0.0]], "mixture 1: weight 1 is -0.2"),
-    ([[np.nan, 0.5, 0.5]], "mixture 0: weight 0 is nan"),
-  ],
-)
-def test_mixtures_that_are_none_are_refused_with_the_runs(rows, message):
-  with pytest.raises(ValueError, match=message):
-    Observations(rows, np.zeros(len(rows)))
-  with pytest.raises(ValueError, match="pending " + message):
-    Observations([[0.2, 0.3, 0.5]], [1.0], pending=rows)
-  with pytest.raises(ValueError, match=r"3 weights but pending has shape \(1, 2\)"):
-    Observations([[0.2, 0.3, 0.5]], [1.0], pending=[[0.5, 0.5]])
-
-
-def test_scores_beyond_all_measure_are_refused_and_tiny_ones_are_zero():
-  mixtures = SPACE.pool[:3]
-  with pytest.raises(ValueError, match=r"scores of run 1 is -1e\+200"):
-    Observations(mixtures, [1.0, -1e200, 2.0])
-  runs = Observations(mixtures, [1e-170, 0.0, -3e-200], parts=[[1e-170], [0.0], [-3e-200]])
-  assert not runs.scores.any() and not runs.parts.any()
-
-
-def test_cheap_runs_of_unknown_fidelity_do_not_join_others():
-  cheap = Observations(SPACE.pool[:2], [1.0, 2.0], fidelity=[1.0, 1.0])
-  with pytest.raises(ValueError, match="only some of the runs state their fidelity"):
-    Observations.concatenate([cheap, Observations(SPACE.pool[:1], [1.0])])
-  together = Observations.concatenate([Observations.none(SPACE), cheap])
-  np.testing.assert_array_equal(together.fidelity, cheap.fidelity)
-
-
 def test_what_cannot_be_answered_says_why():
   bare = Space.product(CONCEPTS, TASKS)
   nothing = Observations.none(SPACE)
