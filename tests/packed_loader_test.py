@@ -15,8 +15,9 @@ from absl import flags
 from flax import nnx
 
 from mixjax.atlas import shards
+from mixjax.corpus import pixels
 from mixjax.corpus.example import Example, Turn
-from mixjax.data import encode, pictures, tiles
+from mixjax.data import encode, tiles
 from mixjax.data.conversation import ConversationEncoder
 from mixjax.data.lengths import SOURCE, TOKENS, measure_cells
 from mixjax.data.packed import PackedShape
@@ -105,7 +106,7 @@ def example_at(measured, flat):
   if int(flat) not in known:
     cell = int(np.searchsorted(measured.starts, flat, side="right")) - 1
     example = measured.cells[list(measured.rows)[cell]][int(measured.table[flat, SOURCE])]
-    images = [pictures.read(image, measured.limits) for image in example.images]
+    images = [pixels.read(image, measured.limits) for image in example.images]
     said = measured.encoder.encode(example, [tiles.size_of(image) for image in images])
     known[int(flat)] = said, images[: len(said.sizes)]
   return known[int(flat)]
@@ -332,14 +333,14 @@ def test_a_record_that_fails_when_it_is_loaded_is_replaced_in_its_cell(tokenizer
 def test_too_many_failures_stop_the_run(tokenizer, tmp_path, monkeypatch):
   found = build(tmp_path, tokenizer, corpus())
   loader = loader_of(found)
-  read = pictures.read
+  read = pixels.read
 
   def failing(encoded, limits):
     if hash(encoded) % 2:
-      raise pictures.BadRecord("damaged picture")
+      raise pixels.BadPicture("unreadable", "damaged")
     return read(encoded, limits)
 
-  monkeypatch.setattr(pictures, "read", failing)
+  monkeypatch.setattr(pixels, "read", failing)
   with pytest.raises(ValueError, match=r"17 of \d+ records failed when they were loaded"):
     for step in range(20):
       loader.batch(step)
@@ -349,7 +350,7 @@ def test_too_many_failures_stop_the_run(tokenizer, tmp_path, monkeypatch):
 def test_where_nothing_can_stand_in_the_place_stays_empty(tokenizer, tmp_path, monkeypatch):
   found = build(tmp_path, tokenizer, [e for e in corpus() if e.key == "maps/vqa-1"])
   monkeypatch.setattr(
-    pictures, "read", lambda *_: (_ for _ in ()).throw(pictures.BadRecord("damaged"))
+    pixels, "read", lambda *_: (_ for _ in ()).throw(pixels.BadPicture("unreadable", "damaged"))
   )
   loader = PackedLoader(found, {"maps/vqa": 1.0}, 0, SHAPE)
   batch = loader.batch(0)

@@ -29,10 +29,10 @@ import numpy as np
 from jaxtyping import Int
 
 from mixjax.atlas.shards import Cells
-from mixjax.data import pictures
+from mixjax.corpus import pixels
+from mixjax.corpus.pixels import LIMITS, PictureLimits
 from mixjax.data.bad_records import BadRecord, replacements
 from mixjax.data.conversation import ConversationEncoder
-from mixjax.data.pictures import LIMITS, PictureLimits
 
 FORMAT = 1
 INDEX = "index.json"
@@ -207,8 +207,8 @@ def _measure(
     try:
       example = cells[cell][row]
       key = example.key
-      size = [pictures.measure(image, limits, decode) for image in example.images]
-    except ValueError as error:  # a BadRecord, or a record that is no Example
+      size = [pixels.measure(image, limits, decode) for image in example.images]
+    except ValueError as error:  # a BadPicture, or a record that is no Example
       notes.append({"row": row, "key": key, "bad": _reason(error)})
       continue
     rows.append(row)

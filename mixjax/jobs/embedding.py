@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from mixjax.atlas import embed, parts
 from mixjax.corpus.corpus import Corpus
+from mixjax.corpus.pixels import BadPicture
 from mixjax.corpus.readers import Fault
 from mixjax.evals import benchmarks
 from mixjax.jobs.workdir import write_whole
@@ -104,7 +105,7 @@ def _embed_questions(embedder: embed.Embedder, questions: epath.Path, folder: ep
     for name in names:
       try:
         pixels.append(embed.decode((questions / name).read_bytes(), embedder.size))
-      except (embed.UnreadableImage, OSError) as error:
+      except (BadPicture, OSError) as error:
         raise ValueError(
           f"image {name} of the {split} questions cannot be read: {error}"
         ) from error
