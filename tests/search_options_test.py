@@ -28,6 +28,7 @@ SIZES = (30, 40, 0, 50, 60, 20, 45, 35)
 ROWS = dict(zip((f"{c}/{t}" for c in CONCEPTS for t in TASKS), SIZES, strict=True))
 OFTEN = 1.6  # how often a row may be seen: uniform shows those of charts/vqa more often
 KNOWN = {"uniform": mixture.uniform(ROWS), "natural": mixture.natural(ROWS)}
+BOX = "<1><1><5><5>"  # an answer for any benchmark
 RISING = np.random.default_rng(0).uniform(-20, 20, (len(BENCHMARKS), len(ROWS)))
 
 
@@ -309,8 +310,8 @@ def test_the_matched_mixture_is_the_gallerys_alone_and_knows_renamed_concepts(tm
   (folder / "card.json").write_text(json.dumps({"domains": counts}))
   (folder / "atlas.json").write_text(json.dumps({"names": ["plots", "c-d"]}))
   asked = [
-    {"id": name, "benchmark": name, "image": "i.png", "prompt": "What?", "answer": "a"}
-    | {"choices": ["a", "b"], "domain": "charts"}
+    {"id": name, "benchmark": name, "image": "i.png", "prompt": "What?", "answer": BOX}
+    | {"choices": [BOX, "b"], "domain": "charts"}
     for name in BENCHMARKS
   ]
   (folder / "questions" / "validation.json").write_text(json.dumps(asked))
