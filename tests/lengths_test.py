@@ -99,7 +99,15 @@ def test_every_broken_record_is_replaced_by_the_next_good_one(measured):
     assert line["cell"] == "charts/vqa"
     np.testing.assert_array_equal(table[bad], table[by])
   reasons = " | ".join(line["reason"] for line in lines)
-  for word in ("zero bytes", "truncated", "bomb", "aspect", "empty answer", "finite", "bad UTF-8"):
+  for word in (
+    "zero bytes",
+    "truncated",
+    "too many pixels",
+    "aspect",
+    "empty answer",
+    "finite",
+    "bad UTF-8",
+  ):
     assert word in reasons
   assert measured.report["charts/vqa"] == {"rows": 20, "replaced": 10, "shortened": 0}
   assert np.all(table[:, TOKENS] > 0)

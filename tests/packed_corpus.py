@@ -6,8 +6,9 @@ import numpy as np
 import odd_pictures
 
 from mixjax.atlas import shards
+from mixjax.corpus import pixels
 from mixjax.corpus.example import Example, Turn
-from mixjax.data import encode, pictures, tiles
+from mixjax.data import encode, tiles
 from mixjax.data.conversation import ConversationEncoder
 from mixjax.data.lengths import SOURCE, measure_cells
 from mixjax.data.packed import PackedShape
@@ -89,7 +90,7 @@ def example_at(measured, flat):
   if int(flat) not in known:
     cell = int(np.searchsorted(measured.starts, flat, side="right")) - 1
     example = measured.cells[list(measured.rows)[cell]][int(measured.table[flat, SOURCE])]
-    images = [pictures.read(image, measured.limits) for image in example.images]
+    images = [pixels.read(image, measured.limits) for image in example.images]
     said = measured.encoder.encode(example, [tiles.size_of(image) for image in images])
     known[int(flat)] = said, images[: len(said.sizes)]
   return known[int(flat)]

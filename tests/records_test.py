@@ -19,7 +19,7 @@ from packed_corpus import (
   train_tokenizer,
 )
 
-from mixjax.data import pictures
+from mixjax.corpus import pixels
 from mixjax.data.lengths import TOKENS
 from mixjax.data.packed_loader import PackedLoader
 
@@ -110,14 +110,14 @@ def test_a_record_that_fails_when_it_is_loaded_is_replaced_in_its_cell(tokenizer
 def test_too_many_failures_stop_the_run(tokenizer, tmp_path, monkeypatch):
   found = build(tmp_path, tokenizer, corpus())
   loader = loader_of(found)
-  read = pictures.read
+  read = pixels.read
 
   def failing(encoded, limits):
     if hash(encoded) % 2:
-      raise pictures.BadRecord("damaged picture")
+      raise pixels.BadPicture("unreadable", "damaged")
     return read(encoded, limits)
 
-  monkeypatch.setattr(pictures, "read", failing)
+  monkeypatch.setattr(pixels, "read", failing)
   with pytest.raises(ValueError, match=r"17 of \d+ records failed when they were loaded"):
     for step in range(20):
       loader.batch(step)
@@ -127,7 +127,7 @@ def test_too_many_failures_stop_the_run(tokenizer, tmp_path, monkeypatch):
 def test_where_nothing_can_stand_in_the_place_stays_empty(tokenizer, tmp_path, monkeypatch):
   found = build(tmp_path, tokenizer, [e for e in corpus() if e.key == "maps/vqa-1"])
   monkeypatch.setattr(
-    pictures, "read", lambda *_: (_ for _ in ()).throw(pictures.BadRecord("damaged"))
+    pixels, "read", lambda *_: (_ for _ in ()).throw(pixels.BadPicture("unreadable", "damaged"))
   )
   loader = PackedLoader(found, {"maps/vqa": 1.0}, 0, SHAPE)
   batch = loader.batch(0)

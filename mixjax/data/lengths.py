@@ -25,10 +25,10 @@ import numpy as np
 from jaxtyping import Int
 
 from mixjax.atlas.shards import Cells
+from mixjax.corpus.pixels import LIMITS, PictureLimits
 from mixjax.data.bad_records import none_good, replacements
 from mixjax.data.conversation import ConversationEncoder
 from mixjax.data.measuring import MEASURED, measure_spans
-from mixjax.data.pictures import LIMITS, PictureLimits
 
 FORMAT = 1
 INDEX = "index.json"

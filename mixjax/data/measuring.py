@@ -14,18 +14,17 @@ import numpy as np
 from jaxtyping import Int
 
 from mixjax.atlas.shards import Cells
-from mixjax.data import pictures
+from mixjax.corpus import pixels
+from mixjax.corpus.pixels import PictureLimits
 from mixjax.data.bad_records import BadRecord
 from mixjax.data.conversation import ConversationEncoder
-from mixjax.data.pictures import PictureLimits
 
 MEASURED = range(4)  # tokens, image tokens, tiles, tokens with a loss
 _CHUNK = 128  # rows that a worker measures at a time
 
 Span = tuple[str, int, int]  # the rows start ... stop - 1 of a cell
-Found = tuple[
-  Int[np.ndarray, "n 4"], list[dict]
-]  # lengths of rows; notes on those bad or shortened
+# Lengths of rows; notes on those bad or shortened.
+Found = tuple[Int[np.ndarray, "n 4"], list[dict]]
 
 
 def measure_spans(
@@ -84,8 +83,8 @@ def measure_rows(
     try:
       example = cells[cell][row]
       key = example.key
-      size = [pictures.measure(image, limits, decode) for image in example.images]
-    except ValueError as error:  # a BadRecord, or a record that is no Example
+      size = [pixels.measure(image, limits, decode) for image in example.images]
+    except ValueError as error:  # a BadPicture, or a record that is no Example
       notes.append({"row": row, "key": key, "bad": _reason(error)})
       continue
     rows.append(row)

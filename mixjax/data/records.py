@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from mixjax.corpus import pixels
 from mixjax.corpus.example import Example
-from mixjax.data import pictures
 from mixjax.data import tiles as tiles_lib
 from mixjax.data.bad_records import BadRecord
 from mixjax.data.conversation import Conversation
@@ -96,12 +96,12 @@ class Records:
       example = self._measured.cells[self._names[cell]][int(self._measured.table[at, SOURCE])]
     except ValueError as error:
       raise BadRecord(str(error)) from error
-    sizes, shown = [], []
-    for encoded in example.images:
-      image = pictures.read(encoded, self._measured.limits)
-      sizes.append(tiles_lib.size_of(image))
-      shown.append(tiles_lib.cut(image, self._measured.encoder.geometry))
-    return example, sizes, shown
+    try:
+      images = [pixels.read(encoded, self._measured.limits) for encoded in example.images]
+    except pixels.BadPicture as error:
+      raise BadRecord(str(error)) from error
+    shown = [tiles_lib.cut(image, self._measured.encoder.geometry) for image in images]
+    return example, [pixels.size_of(image) for image in images], shown
 
   def _stand_in(self, at: int, reason: BadRecord) -> tuple[Conversation, Pictures] | None:
     """The next good record of the same cell, going round, that takes no more room."""
