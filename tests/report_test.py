@@ -8,7 +8,7 @@ from etils import epath
 from made_up_workdir import LEVELS, build
 
 from configs import report as report_config
-from mixjax.evals.benchmarks import BENCHMARKS
+from mixjax.evals.benchmarks import BENCHMARKS, GALLERY
 from mixjax.jobs import report as report_job
 from mixjax.recipes import caution, report, search_tables, tables
 from mixjax.recipes.evidence import Evidence
@@ -92,7 +92,7 @@ def test_headline_compares_with_the_strongest_baseline_seed_by_seed(written):
 
 
 def test_bold_only_where_the_lead_exceeds_its_error(written):
-  for row in tables.score_rows(written[2]):
+  for row in tables.score_rows(written[2], GALLERY):
     ranked = sorted(tables.RECIPES, key=lambda n: -row.scores[n].mean)
     first, second = (row.scores[n] for n in ranked[:2])
     clear = first.mean - second.mean > np.hypot(first.stderr, second.stderr)
