@@ -242,8 +242,11 @@ def test_what_is_no_corpus_says_what_is_known(tmp_path):
   refused("rows.csv", "a,b", r"is a .csv; known formats: LLaVA json .*TFDS folder")
   refused("dict.json", '{"data": []}', "is not a list of rows: it begins with")
   refused("mix.yaml", "splits: {train: {}}", "Energon metadataset, which mixes data sets")
-  refused("other.yaml", "rows: 3", "has no `datasets:`; it has rows")
+  refused("other.yaml", "rows: 3", "has no `datasets:` with a list under it, but rows")
   refused("bad.yaml", "datasets: 3", "has no `datasets:` with a list under it")
+  refused("torn.yaml", "datasets: [{", "is no YAML")
+  refused("text.yaml", "words", "with a list under it, but str")
+  refused("lines.json", '{"id": 1}\n{"id": 2}', "a file with a row a line is called .jsonl")
   with pytest.raises(ValueError, match=r"holds bad.yaml, dict.json, .*give the path of one"):
     readers.detect(tmp_path)
 

@@ -119,7 +119,10 @@ def _array_spans(path: epath.Path) -> Iterator[tuple[int, int] | Fault]:
     if text[:3] == "\xef\xbb\xbf":  # a byte-order mark
       position = 3
     if text[position : position + 1] != "[":
-      raise ValueError(f"{path} is not a list of rows: it begins with {text[:30]!r}")
+      raise ValueError(
+        f"{path} is not a list of rows: it begins with {text[:30]!r}; a file with a row a line is "
+        "called .jsonl"
+      )
     position += 1
     while True:
       position = _BETWEEN.match(text, position).end()
@@ -152,12 +155,31 @@ def listed(path: epath.Path, reading: Reading) -> Iterator[Block | Fault]:
   """The blocks of all files of a list, each cut down as its `sampling_strategy` says.
 
   `random:N` draws the same rows each time, and keeps their order. Row ids gain the file's name:
-  those of two files may be the same.
+  those of two files may be the same. Raises as `entries`.
   """
-  content = yaml.safe_load(path.read_text())
+  for file, strategy in entries(path):
+    yield from _sampled(file, strategy, path, reading)
+
+
+def entries(path: epath.Path) -> Iterator[tuple[epath.Path, str]]:
+  """(file, sampling_strategy) of each entry of a list.
+
+  Raises ValueError for what is no such list, FileNotFoundError for a file that is not there.
+  """
+  try:
+    content = yaml.safe_load(path.read_text())
+  except yaml.YAMLError as error:
+    raise ValueError(f"{path} is no YAML: {error}") from error
   datasets = content.get("datasets") if isinstance(content, dict) else None
+  if isinstance(content, dict) and "splits" in content and datasets is None:
+    raise ValueError(
+      f"{path} is an Energon metadataset, which mixes data sets: give the folder of each"
+    )
   if not isinstance(datasets, list) or not all(isinstance(d, dict) for d in datasets):
-    raise ValueError(f"{path} is not a LLaVA-NeXT list: it has no `datasets:` with a list under it")
+    has = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    raise ValueError(
+      f"{path} is not a LLaVA-NeXT list: it has no `datasets:` with a list under it, but {has}"
+    )
   for entry in datasets:
     if "json_path" not in entry:
       raise ValueError(f"{path}: {entry} has no json_path")
@@ -166,7 +188,7 @@ def listed(path: epath.Path, reading: Reading) -> Iterator[Block | Fault]:
       raise ValueError(f"{path}: {file.name} is neither a .json nor a .jsonl")
     if not file.exists():
       raise FileNotFoundError(f"{path} lists {file}, which is not there")
-    yield from _sampled(file, str(entry.get("sampling_strategy", "all")), path, reading)
+    yield file, str(entry.get("sampling_strategy", "all"))
 
 
 def _sampled(
