@@ -19,7 +19,7 @@ from etils import epath
 
 from mixjax.corpus.readers.fault import MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import Row
+from mixjax.corpus.readers.row import Row, seen_from
 
 BLOCK = 256  # rows
 _CHUNK = 1 << 22  # bytes read at once
@@ -31,6 +31,7 @@ class Block:
   """Rows `first`, ... of a file, from byte `start` up to `stop`.
 
   keep: which of them are wanted, counted from the block's first row; None for all.
+  within: see Row.
   """
 
   path: str
@@ -40,6 +41,7 @@ class Block:
   folder: str
   source: str = ""
   keep: tuple[int, ...] | None = None
+  within: str = ""
 
   @property
   def name(self) -> str:
@@ -59,7 +61,8 @@ class Block:
       where = f"{path.name}, row {self.first + i}"
       if isinstance(value, dict):
         key = f"{path.stem}:{self.first + i}"
-        yield Row(where, key, value, epath.Path(self.folder), self.source)
+        folder = epath.Path(self.folder)
+        yield Row(where, key, value, folder, self.source, within=self.within)
       else:
         yield Fault(where, MALFORMED, f"{str(value)[:80]!r} is not a row of LLaVA's")
 
@@ -78,7 +81,9 @@ def _lines(text: str) -> Iterator[Any]:
         yield line
 
 
-def blocks(path: epath.Path, reading: Reading, source: str = "") -> Iterator[Block | Fault]:
+def blocks(
+  path: epath.Path, reading: Reading, source: str = "", within: str = ""
+) -> Iterator[Block | Fault]:
   """The blocks of a file, as they are found; a Fault for what follows a broken end.
 
   Raises ValueError if the file is no list.
@@ -94,10 +99,10 @@ def blocks(path: epath.Path, reading: Reading, source: str = "") -> Iterator[Blo
       start = span[0]
     stop, count = span[1], count + 1
     if count == BLOCK:
-      yield Block(str(path), start, stop, first, folder, source)
+      yield Block(str(path), start, stop, first, folder, source, within=within)
       first, count = first + count, 0
   if count:
-    yield Block(str(path), start, stop, first, folder, source)
+    yield Block(str(path), start, stop, first, folder, source, within=within)
 
 
 def _line_spans(path: epath.Path) -> Iterator[tuple[int, int]]:
@@ -195,17 +200,19 @@ def _sampled(
   file: epath.Path, strategy: str, path: epath.Path, reading: Reading
 ) -> Iterator[Block | Fault]:
   source = file.stem
+  # Images are beside their own file, and two files' may have the same path from there.
+  within = "" if reading.images else seen_from(path.parent, file.parent)
   kind, _, amount = strategy.partition(":")
   number = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", amount)
   if kind == "all" and not amount:
-    yield from blocks(file, reading, source)
+    yield from blocks(file, reading, source, within)
     return
   if kind not in ("first", "end", "random") or not number or not (number[2] or amount.isdigit()):
     raise ValueError(
       f"{path}: sampling_strategy {strategy!r} of {file.name}; known: all, first:N, end:N, "
       "random:N, each also with a percentage as in random:10%"
     )
-  found = list(blocks(file, reading, source))
+  found = list(blocks(file, reading, source, within))
   yield from (fault for fault in found if isinstance(fault, Fault))
   found = [block for block in found if isinstance(block, Block)]
   total = _count(found)
