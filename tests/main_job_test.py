@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mixjax.evals.benchmarks import BENCHMARKS
-from mixjax.jobs.train import named_mixture
+from mixjax.jobs.mixtures import named_mixture
 from mixjax.recipes import recipe as recipe_lib
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from etils import epath
 
 from mixjax.atlas import shards
-from mixjax.jobs.train import named_mixture
+from mixjax.jobs.mixtures import named_mixture
 from mixjax.jobs.workdir import write_whole
 from mixjax.recipes.exporters import (
   energon,
