@@ -39,6 +39,7 @@ __all__ = [
   "features",
   "fields",
   "open_cells",
+  "parse",
   "read_manifest",
   "sha256",
   "verify",
@@ -67,6 +68,19 @@ def fields(example: Example) -> dict:
   row["turns"] = [turn._asdict() for turn in example.turns]
   row["images"] = [io.BytesIO(image) for image in example.images]
   return row
+
+
+def parse(record: bytes) -> Example:
+  """The example of a record. Pictures stay encoded: whoever wants pixels decodes them, once."""
+  # Read as the bytes they are, in an eighth of the time that TFDS's own reader takes.
+  held = tf_example_pb2.Example.FromString(record).features.feature
+  turns = (held[f"turns/{name}"].bytes_list.value for name in Turn._fields)
+  return Example(
+    turns=tuple(Turn(*(text.decode() for text in turn)) for turn in zip(*turns, strict=True)),
+    image_keys=tuple(key.decode() for key in held["image_keys"].bytes_list.value),
+    images=tuple(held["images"].bytes_list.value),
+    **{name: held[name].bytes_list.value[0].decode() for name in _TEXTS},
+  )
 
 
 class Lengths:
@@ -201,16 +215,7 @@ class CellRows(Sequence[Example]):
   def __getitem__(self, row: int) -> Example:
     if not -self._rows <= row < self._rows:
       raise IndexError(f"row {row} of {self._rows}")
-    # Read as the bytes they are, in an eighth of the time that TFDS's own reader takes. Pictures
-    # stay encoded: whoever wants pixels decodes them, once.
-    record = tf_example_pb2.Example.FromString(self._source[row % self._rows]).features.feature
-    turns = (record[f"turns/{name}"].bytes_list.value for name in Turn._fields)
-    return Example(
-      turns=tuple(Turn(*(text.decode() for text in turn)) for turn in zip(*turns, strict=True)),
-      image_keys=tuple(key.decode() for key in record["image_keys"].bytes_list.value),
-      images=tuple(record["images"].bytes_list.value),
-      **{name: record[name].bytes_list.value[0].decode() for name in _TEXTS},
-    )
+    return parse(self._source[row % self._rows])
 
 
 class Cells(Mapping[str, CellRows]):

@@ -22,7 +22,6 @@ from mixjax.atlas.atlas import Atlas
 from mixjax.atlas.parts import Origin
 from mixjax.corpus.corpus import RULES, Corpus
 from mixjax.corpus.example import Example
-from mixjax.corpus.gallery import gallery
 from mixjax.corpus.readers import Fault, detect, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
@@ -140,6 +139,8 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
     for split in ("validation", "benchmark"):  # what is wrong is said before hours of embedding
       benchmarks.read(epath.Path(config.questions) / f"{split}.json")
     return epath.Path(config.corpus), epath.Path(config.questions)
+  from mixjax.corpus.gallery import gallery  # what draws it is not everywhere installed
+
   path = workdir / "gallery"
   if not (path / "card.json").exists():
     reporter.stage("gallery")
