@@ -74,6 +74,15 @@ def test_equal_rows_give_equal_bytes(tmp_path):
       assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
 
 
+def test_a_record_has_its_fields_in_one_order(tmp_path):
+  """In which protobuf leaves them differs from process to process."""
+  shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  record = shards.open_cells(tmp_path / "cells")["3d-maps/vqa"]._source[0]
+  names = sorted(["domain", "image_keys", "images", "key", "label", "task"])
+  places = [record.index(b"\n" + bytes([len(name)]) + name.encode()) for name in names]
+  assert places == sorted(places)
+
+
 def test_manifest_counts_tokens(tmp_path):
   manifest = shards.write_cells(
     corpus(), CONCEPTS, tmp_path / "cells", token_count=lambda text: len(text.split())

@@ -35,6 +35,7 @@ __all__ = [
   "Cells",
   "DamagedCellsError",
   "Lengths",
+  "canonical",
   "dataset_name",
   "features",
   "fields",
@@ -68,6 +69,13 @@ def fields(example: Example) -> dict:
   row["turns"] = [turn._asdict() for turn in example.turns]
   row["images"] = [io.BytesIO(image) for image in example.images]
   return row
+
+
+def canonical(record: bytes) -> bytes:
+  """The same record with its fields in the order of their names, which otherwise differs from
+  process to process.
+  """
+  return tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True)
 
 
 def parse(record: bytes) -> Example:
@@ -115,7 +123,8 @@ class _Writer:
     self._lengths = None if token_count is None else Lengths(token_count)
 
   def write(self, example: Example):
-    record = self._features.serialize_example(self._features.encode_example(fields(example)))
+    encoded = self._features.encode_example(fields(example))
+    record = canonical(self._features.serialize_example(encoded))
     self._records.write(record)
     self._rows += 1
     self._bytes += len(record)

@@ -16,10 +16,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from mixjax.atlas import shards
+from mixjax.atlas import parts, shards
 from mixjax.atlas.addition import adding
 from mixjax.atlas.atlas import Atlas
-from mixjax.atlas.parts import Origin
 from mixjax.corpus.corpus import Corpus
 from mixjax.corpus.tasks import TASKS
 from mixjax.jobs import apply, embedding
@@ -49,7 +48,7 @@ def run(config: ApplyConfig, workers: Workers, workdir: epath.PathLike, reporter
     shared, found = _listed(corpus, origin, workers, scratch, reporter)
   if not embedded:
     reporter.stage("embed")
-    cut = pieces(found, shared)
+    cut = pieces(found, shared, parts.SIZE)
     clip = config.checkpoint_folder / "clip"
     workers.each("embed", Embed(shared, clip, folder / "parts", origin), cut)
     names = [piece.name for piece in cut]
@@ -70,7 +69,7 @@ def run(config: ApplyConfig, workers: Workers, workdir: epath.PathLike, reporter
 
 
 def _listed(
-  corpus: Corpus, origin: Origin, workers: Workers, scratch: epath.Path, reporter: Reporter
+  corpus: Corpus, origin: parts.Origin, workers: Workers, scratch: epath.Path, reporter: Reporter
 ) -> tuple[Shared, Found]:
   """The listings of all parts, of which those that are there are kept."""
   known, now = scratch / "origin.json", dataclasses.asdict(origin)
@@ -81,11 +80,11 @@ def _listed(
     )
   write_whole(known, json.dumps(now))
   reporter.stage("list")
-  shared, parts = share(corpus, scratch)
-  missing = [part for part in range(parts) if not shared.listing(part).exists()]
+  shared, count = share(corpus, scratch)
+  missing = [part for part in range(count) if not shared.listing(part).exists()]
   workers.each("list", List(shared), missing)
-  found = Found.gather(shared, parts)
-  reporter.say(f"list: {len(found.image)} rows of {len(found.images)} pictures in {parts} parts")
+  found = Found.gather(shared, count)
+  reporter.say(f"list: {len(found.image)} rows of {len(found.images)} pictures in {count} parts")
   return shared, found
 
 

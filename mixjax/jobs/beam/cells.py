@@ -5,6 +5,8 @@ corpus: so row n of a cell is the same on any number of workers, and the same th
 `atlas.shards.write_cells` makes row n.
 """
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -53,8 +55,10 @@ def write(
   shared.save(_NUMBER, _numbers(cell))
   staging = addition.partial / "tfds"
   builder = _Builder(shared, len(found.start) - 1, len(cells), data_dir=os.fspath(staging))
-  builder.download_and_prepare(download_config=workers.download_config())
-  files = []  # (number in the cell, cell, path)
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):  # it tells of downloads: there are none
+    builder.download_and_prepare(download_config=workers.download_config())
+  files = []  # (cell, path)
   for number, name in enumerate(cells):
     for n, path in enumerate(builder.info.splits[_split(number)].filepaths):
       target = addition.file(name, n)
@@ -102,6 +106,13 @@ class _Rows(beam.DoFn):
         yield beam.pvalue.TaggedOutput(_split(cell), (int(number), shards.fields(row)))
 
 
+class _CanonicalWriter(tfds.core.ExampleWriter):
+  """Writes the bytes that `shards.write_cells` writes, whichever process serialised them."""
+
+  def write(self, path, examples):
+    return super().write(path, ((key, shards.canonical(record)) for key, record in examples))
+
+
 with registered.skip_registration():
 
   class _Builder(tfds.core.GeneratorBasedBuilder):
@@ -130,6 +141,9 @@ with registered.skip_registration():
 
     def _generate_examples(self):
       raise AssertionError("splits are made of a shared reading")
+
+    def _example_writer(self) -> tfds.core.ExampleWriter:
+      return _CanonicalWriter(self.info.file_format)
 
 
 class ReadBack(beam.DoFn):

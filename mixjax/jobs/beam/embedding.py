@@ -27,7 +27,7 @@ class Piece:
   name: str
 
 
-def pieces(found: Found, shared: Shared, size: int = parts.SIZE) -> list[Piece]:
+def pieces(found: Found, shared: Shared, size: int) -> list[Piece]:
   """Cuts the corpus into pieces with `size` new pictures or a little more."""
   shared.save(_FIRST, found.first)
   # Pictures that are new before each part, and in all of them.

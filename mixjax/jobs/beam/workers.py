@@ -12,6 +12,8 @@ import apache_beam as beam
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 
+_QUIET = "--default_sdk_harness_log_level=WARNING"
+
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
@@ -46,4 +48,4 @@ class Workers:
       )
 
   def _pipeline_options(self) -> PipelineOptions:
-    return PipelineOptions(shlex.split(self.options))
+    return PipelineOptions([_QUIET, *shlex.split(self.options)])
