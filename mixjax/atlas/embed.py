@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mixjax.corpus.pixels import eight_bits
 from mixjax.models import clip as clip_lib
@@ -32,6 +32,8 @@ def decode(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
       if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
       return np.asarray(image)
+  except UnidentifiedImageError as error:  # whose text names an address in memory
+    raise UnreadableImage("not a picture of any known format") from error
   except Exception as error:  # Pillow's readers raise whatever their formats made them
     raise UnreadableImage(str(error) or type(error).__name__) from error
 
