@@ -14,18 +14,16 @@ A source that is added later is one more shard of each cell it has rows for, beh
 keep their numbers, and files that hold rows are never touched again.
 """
 
-import functools
 import io
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from mixjax.atlas.addition import VERSION, adding, dataset_name
+from mixjax.atlas.cell_files import OpenFiles, RecordFiles
 from mixjax.atlas.manifest import DamagedCellsError, read_manifest, sha256, verify
 from mixjax.corpus.example import Example, Turn
 from mixjax.corpus.tasks import TASKS
@@ -112,37 +110,6 @@ class Lengths:
     }
 
 
-class _Writer:
-  """One source's rows of one cell being written: its array records, and the token lengths seen."""
-
-  def __init__(self, path: pathlib.Path, token_count: Callable[[str], int] | None):
-    self._features = features()
-    # A group of one record is what makes random access cheap.
-    self._records = ArrayRecordWriter(os.fspath(path), "group_size:1")
-    self._rows = self._bytes = 0
-    self._lengths = None if token_count is None else Lengths(token_count)
-
-  def write(self, example: Example):
-    encoded = self._features.encode_example(fields(example))
-    record = canonical(self._features.serialize_example(encoded))
-    self._records.write(record)
-    self._rows += 1
-    self._bytes += len(record)
-    if self._lengths is not None:
-      self._lengths.add(example)
-
-  def abandon(self):
-    """Lets go of the file, for a folder that is about to be removed."""
-    if self._records.is_open():
-      self._records.close()
-
-  def close(self) -> dict:
-    """Closes the records; how many there are, what TFDS counts as their bytes, and their tokens."""
-    self._records.close()
-    entry = {"rows": self._rows, "num_bytes": self._bytes}
-    return entry if self._lengths is None else entry | self._lengths.entry()
-
-
 def write_cells(
   examples: Iterable[Example],
   concept_of: Callable[[Example], str] | Mapping[str, str],
@@ -172,19 +139,42 @@ def write_cells(
     ValueError: an unknown task, a concept with "/" in it, an image key without a concept, or
       another split than the folder has.
   """
-  writers: dict[str, _Writer] = {}
-  with adding(folder, split, features(), concepts, source) as addition:
+  of_row = features()
+  cells: dict[str, _Tally] = {}
+  with adding(folder, split, of_row, concepts, source) as addition:
+    files = RecordFiles(addition.partial)
     try:
       for example in examples:
         cell = f"{_concept(example, concept_of)}/{example.task}"
-        if cell not in writers:
-          writers[cell] = _Writer(addition.file(cell, 0), token_count)
-        writers[cell].write(example)
-      addition.written = {cell: [writer.close()] for cell, writer in writers.items()}
+        if cell not in cells:
+          cells[cell] = _Tally(addition.file(cell, 0), token_count)
+        record = canonical(of_row.serialize_example(of_row.encode_example(fields(example))))
+        cells[cell].add(example, record)
+        files.write(cells[cell].path, record)
+      files.close()
+      addition.written = {cell: [tally.entry()] for cell, tally in cells.items()}
     finally:
-      for writer in writers.values():
-        writer.abandon()
+      files.abandon()
   return addition.manifest
+
+
+class _Tally:
+  """One source's rows of one cell, counted as they are written."""
+
+  def __init__(self, path: pathlib.Path, token_count: Callable[[str], int] | None):
+    self.path, self._rows, self._bytes = path, 0, 0
+    self._lengths = None if token_count is None else Lengths(token_count)
+
+  def add(self, example: Example, record: bytes):
+    self._rows += 1
+    self._bytes += len(record)
+    if self._lengths is not None:
+      self._lengths.add(example)
+
+  def entry(self) -> dict:
+    """How many rows there are, what TFDS counts as their bytes, and their tokens."""
+    entry = {"rows": self._rows, "num_bytes": self._bytes}
+    return entry if self._lengths is None else entry | self._lengths.entry()
 
 
 def _concept(example: Example, concept_of: Callable[[Example], str] | Mapping[str, str]) -> str:
@@ -211,12 +201,11 @@ def _concept(example: Example, concept_of: Callable[[Example], str] | Mapping[st
 class CellRows(Sequence[Example]):
   """Random access to the rows of one cell; nothing is opened before the first row is asked for."""
 
-  def __init__(self, files: Sequence[pathlib.Path], rows: int):
-    self._files, self._rows = files, rows
-
-  @functools.cached_property
-  def _source(self) -> ArrayRecordDataSource:
-    return ArrayRecordDataSource([os.fspath(path) for path in self._files])
+  def __init__(self, files: Mapping[pathlib.Path, int], opened: OpenFiles):
+    """files: how many rows each has, in their order."""
+    # With that, a file is opened once, to be read, and not a time before to count its records.
+    self._files = tuple(f"{path}[0:{rows}]" for path, rows in files.items())
+    self._rows, self._opened = sum(files.values()), opened
 
   def __len__(self) -> int:
     return self._rows
@@ -224,7 +213,7 @@ class CellRows(Sequence[Example]):
   def __getitem__(self, row: int) -> Example:
     if not -self._rows <= row < self._rows:
       raise IndexError(f"row {row} of {self._rows}")
-    return parse(self._source[row % self._rows])
+    return parse(self._opened.source(self._files)[row % self._rows])
 
 
 class Cells(Mapping[str, CellRows]):
@@ -236,10 +225,14 @@ class Cells(Mapping[str, CellRows]):
   def __init__(self, folder: pathlib.Path, manifest: dict):
     self.folder, self.manifest = folder, manifest
     self.rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
+    opened = OpenFiles()
     self._cells = {
       cell: CellRows(
-        [folder / entry["folder"] / VERSION / shard["file"] for shard in entry.get("shards", ())],
-        entry["rows"],
+        {
+          folder / entry["folder"] / VERSION / shard["file"]: shard["rows"]
+          for shard in entry.get("shards", ())
+        },
+        opened,
       )
       for cell, entry in manifest["cells"].items()
     }
