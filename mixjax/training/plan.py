@@ -43,6 +43,7 @@ class PlanConfig:
   dtype: str = "bfloat16"
   frozen_tower: bool = False
   proxies: int = 1  # models trained at once by one program, each on a mixture of its own
+  replicated: bool = False  # every chip holds all weights and moments, as in a plain port
 
   def __post_init__(self):
     for name, known in (("model", sizes.TEXT), ("vision", sizes.VISION)):
@@ -52,6 +53,10 @@ class PlanConfig:
     for name in ("batch", "seq", "tensor", "proxies", "tiles"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
+    if self.attention == "cudnn" and self.proxies > 1:
+      raise ValueError(
+        "attention=cudnn: jax's kernel takes no masks of several proxies at once; use attention=xla"
+      )
     if not 0 < self.image_tokens < self.seq:
       raise ValueError(f"{self.image_tokens} image tokens leave no text in a row of {self.seq}")
     patches = self.tiles * sizes.VISION[self.vision].num_patches
@@ -64,6 +69,8 @@ class PlanConfig:
   def llava_next(self, platform: str) -> LlavaNextConfig:
     """The model as it runs on a platform."""
     name = attention.best(platform) if self.attention == "auto" else self.attention
+    if name == "cudnn" and self.proxies > 1:
+      name = "xla"
     running = dict(remat=self.remat, dtype=self.dtype)
     return LlavaNextConfig(
       text=dataclasses.replace(sizes.TEXT[self.model], attention=name, **running),
@@ -95,6 +102,9 @@ def lower(config: PlanConfig, mesh: Mesh):
   graphdef, state = vlm.abstract_state(model, tx, mesh)
   batch = vlm.abstract_batch(config.packed(mesh.shape["data"]), mesh)
   update = step.descend(vlm.objective(graphdef, config.loss_chunk, optimizer.frozen), tx)
+  if config.replicated:
+    whole = NamedSharding(mesh, PartitionSpec())
+    state = jax.tree.map(lambda leaf: leaf.update(sharding=whole), state)
   if config.proxies > 1:
 
     def several(leaf):
@@ -157,7 +167,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     temporaries = peak * GIB - sum(held.values())
   else:
     memory = compiled.memory_analysis()
-    # A TPU's program reuses what it donates; a CPU's account of its peak leaves temporaries out.
+    # A TPU's program reuses what it donates; others' accounts of the peak leave something out.
     whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     tpu = devices[0].platform == "tpu"
     peak = (memory.peak_memory_in_bytes if tpu else whole) / GIB
@@ -222,6 +232,8 @@ def advise(
     return []
   text, rows = model.text, config.batch // data
   advice = []
+  if config.replicated:
+    advice.append("replicated=false: chips split weights and moments")
   if config.remat != "nothing_saveable":
     advice.append("remat=nothing_saveable: layers keep only what enters them")
   logits = rows * config.seq * text.vocab_size * 4 / config.tensor / GIB
@@ -230,8 +242,8 @@ def advise(
   elif logits * config.loss_chunk / config.seq > 0.1 * chip.limit_gib:
     advice.append(f"loss_chunk={max(128, config.loss_chunk // 4)}: fewer logits at once")
   scores = rows * text.num_attention_heads * config.seq**2 * 4 / config.tensor / GIB
-  if text.attention == "xla" and config.seq >= 1024:
-    advice.append(f"attention=splash: plain attention has {scores:.1f} GiB of scores a layer")
+  if config.attention == "xla" and config.seq >= 1024:
+    advice.append(f"attention=auto: plain attention has {scores:.1f} GiB of scores a layer")
   if config.proxies > 1:
     advice.append("fewer proxies: see proxies.fit_about")
   if rows > 1:
