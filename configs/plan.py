@@ -18,8 +18,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """`tensor`: chips that share each matrix product; the others split batch and weights.
 
   `remat`: a policy of jax.checkpoint_policies, or none; `loss_chunk`: positions of a row whose
-  logits are in memory at once, 0 for all; `attention`: auto, xla, splash or cudnn; `proxies`:
-  models that one program trains at once, `batch` rows each.
+  logits are in memory at once, 0 for all; `attention`: auto, xla, splash or cudnn; `accumulate`:
+  parts of the rows that pass one after another; `proxies`: models that one program trains at once,
+  `batch` rows each.
   """
   args = parse_arg(
     arg,
@@ -36,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     attention="auto",
     dtype="bfloat16",
     frozen_tower=False,
+    accumulate=1,
     proxies=1,
   )
   args["remat"] = None if args["remat"] in ("", "none") else args["remat"]

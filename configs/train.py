@@ -58,7 +58,8 @@ def pixels(arg: str | None) -> ConfigDict:
   """Hyper-parameters by default as in LLaVA-NeXT's mid-training (stage 1.5).
 
   `rows` of `seq` tokens are a batch, each with up to `image_tokens` and `tiles` of pictures;
-  `tensor`: chips that share each matrix product, the others split rows and weights. `vision_rate`:
+  `tensor`: chips that share each matrix product, the others split rows and weights; `accumulate`:
+  parts of the rows that pass one after another, in so much less memory. `vision_rate`:
   the tower's learning rate, 0 to freeze it; with `freeze_text` too, the projector alone learns, as
   a model from `vision=CLIP` needs first (with learning_rate=1e-3). `remat`, `loss_chunk` and
   `attention` as in configs/plan.py. `export`: the type of the weights in OUT/model. `workers`:
@@ -80,6 +81,7 @@ def pixels(arg: str | None) -> ConfigDict:
     image_tokens=2928,
     tiles=5,
     tensor=1,
+    accumulate=1,
     learning_rate=1e-5,
     vision_rate=2e-6,
     freeze_text=False,
