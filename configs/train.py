@@ -10,6 +10,10 @@ the parameters): about a minute.
 
 A real model from pixels, on all chips: MODEL is a folder of Hugging Face's, of a LLaVA-NeXT with a
 Qwen2, or of a Qwen2 with `vision=CLIP` beside it. Leaves OUT/model, which `transformers` opens.
+
+Both take a curriculum, `mixture=stages.json` with `{"stages": [{"step": 0, "mixture": "a.json"},
+...]}`, and `repetition=4`, the epochs that a cell may be read, with `exhausted`, what happens then:
+repeat, stop (the run is refused) or redistribute. docs/loading.md says more.
 """
 
 from ml_collections import ConfigDict
@@ -29,7 +33,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def gallery(arg: str | None) -> ConfigDict:
   """`model`: proxy, target, or the folder of a LLaVA checkpoint."""
   args = parse_arg(
-    arg, atlas="", mixture="uniform", model="proxy", samples=4096, seed=0, full=False, tokenizer=""
+    arg,
+    atlas="",
+    mixture="uniform",
+    repetition=0.0,
+    exhausted="stop",
+    model="proxy",
+    samples=4096,
+    seed=0,
+    full=False,
+    tokenizer="",
   )
   if not args["atlas"]:
     raise ValueError("configs/train.py needs atlas=DIR, a folder that configs/atlas.py has built")
@@ -40,6 +53,8 @@ def gallery(arg: str | None) -> ConfigDict:
       atlas=args["atlas"],
       tokenizer=args["tokenizer"],
       mixture=args["mixture"],
+      repetition=args["repetition"],
+      exhausted=args["exhausted"],
       seed=args["seed"],
       full=args["full"],
       budget=dict(
@@ -74,6 +89,8 @@ def pixels(arg: str | None) -> ConfigDict:
     tokenizer="",
     cells="",
     mixture="uniform",
+    repetition=0.0,
+    exhausted="stop",
     seed=0,
     steps=1000,
     rows=16,

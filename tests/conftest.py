@@ -24,10 +24,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-  """Of two test processes one has all that share the finished search, and begins with it."""
+  """Of two test processes one has all that share the finished search, and begins with it.
+
+  A file is a group, or states that of which it is: files of one group share fits or programs.
+  """
   for item in items:
-    group = "finished" if "finished" in item.fixturenames else item.path.name
-    item.add_marker(pytest.mark.xdist_group(group))
+    if "finished" in item.fixturenames:
+      item.add_marker(pytest.mark.xdist_group("finished"))
+    elif item.get_closest_marker("xdist_group") is None:
+      item.add_marker(pytest.mark.xdist_group(item.path.name))
   items.sort(key=lambda item: "finished" not in item.fixturenames)
 
 

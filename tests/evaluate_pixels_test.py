@@ -187,7 +187,7 @@ def test_a_broken_picture_is_named_with_all_others_that_are_wrong(source, questi
   with pytest.raises(ValueError) as raised:
     evaluated(source, tmp_path / "questions", tmp_path / "out")
   message = str(raised.value)
-  assert re.search(r"scenes-1: .*images/1.png: truncated picture", message)
+  assert re.search(r"scenes-1: .*images/1.png: truncated", message)
   assert "images/nowhere.png: No such file" in message
   assert "charts-4: a text holds <image>, which is reserved" in message
   assert not (tmp_path / "out").exists()  # nothing is claimed, and nothing was loaded

@@ -1,5 +1,7 @@
 """Scores on the finished tiny corpus: what they promise, and that blind means blind."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from flax import nnx
 
 from mixjax.evals import evaluate
-from mixjax.evals.benchmarks import BENCHMARKS, CHOICE
+from mixjax.evals.benchmarks import ANLS, BENCHMARKS, CHOICE, EXACT, RELAXED
 from mixjax.jobs.atlas import STANDINS
 from mixjax.jobs.trial import Corpus, World
 
@@ -53,12 +55,46 @@ def test_likelihood_is_that_of_the_answer(world, model):
 
 
 def test_blind_scores_do_not_depend_on_the_pictures(world, model):
-  import dataclasses
-
   suite = world.suite("benchmark")
   shuffled = dataclasses.replace(suite, image_rows=suite.image_rows[::-1])
   assert suite.likelihoods(*model, blind=True) == shuffled.likelihoods(*model, blind=True)
   assert suite.likelihoods(*model) != shuffled.likelihoods(*model)
+
+
+def test_benchmarks_of_ones_own_are_scored_by_the_metrics_that_they_name(world, model, full):
+  """The gallery's counting and documents under other names: the same scores, and other metrics."""
+  suite = world.suite("benchmark")
+  names = {
+    "counting": ("how-many", RELAXED), "documents": ("invoices", ANLS), "science": ("parts", EXACT),
+  }  # fmt: skip
+  kept = [i for i, q in enumerate(suite.questions) if q.benchmark in names]
+  questions = tuple(
+    dataclasses.replace(q, benchmark=names[q.benchmark][0], metric=names[q.benchmark][1])
+    for q in (suite.questions[i] for i in kept)
+  )
+  own = dataclasses.replace(suite, questions=questions, image_rows=suite.image_rows[kept])
+  scored = own.full(*model)
+  assert list(scored) == ["how-many", "invoices", "parts"]
+  for old, (new, _) in names.items():
+    assert scored[new]["score"] == pytest.approx(full[old]["score"], abs=1e-4)
+    assert scored[new]["n"] == full[old]["n"]
+  assert scored["invoices"]["metric"] == pytest.approx(full["documents"]["metric"])
+  assert scored["how-many"]["metric"] >= full["counting"]["metric"]  # 5% off is right as well
+  assert scored["parts"]["metric"] == scored["parts"]["exact"] != full["science"]["metric"]
+
+
+def test_as_much_is_decoded_as_the_longest_answer_has(world, model, monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    evaluate, "generate", lambda *a: asked.append(a[4]) or jnp.zeros((len(a[1]), a[4]), int)
+  )
+  suite = world.suite("benchmark").subset(1)
+  long = tuple(
+    dataclasses.replace(q, answer="7" * 17, metric=ANLS) if q.benchmark == "charts" else q
+    for q in suite.questions
+  )
+  dataclasses.replace(suite, questions=long).full(*model)
+  assert sorted(asked) == [12, 12, 18]  # grounding, documents, and charts with a digit a token
 
 
 def test_a_subset_keeps_the_first_of_each_benchmark(world):

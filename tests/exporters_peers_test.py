@@ -54,7 +54,11 @@ def test_hugging_face_interleaves(tmp_path, lazy):
     for path in spec["paths"]
   ]
   mixed = datasets.interleave_datasets(parts, **spec["interleave"])
-  assert_by_chance([row["cell"] for _, row in zip(range(DRAWN), mixed, strict=False)])
+  drawn = [row for _, row in zip(range(DRAWN), mixed, strict=False)]
+  assert_by_chance([row["cell"] for row in drawn])
+  # As the note says: a part begins again at its first row, in the same order.
+  maps = [row["row"] for row in drawn if row["cell"] == "maps/ocr"]
+  assert maps == [i % ROWS["maps/ocr"] for i in range(len(maps))] and len(maps) > 10 * 50
 
 
 @pytest.mark.slow

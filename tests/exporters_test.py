@@ -70,6 +70,11 @@ def test_what_cannot_be_exported_is_named(manifest):
     made(manifest, weights={"charts/ocr2": 1.0})
   with pytest.raises(ValueError, match=r"path '\{shard\}'.*may hold \{cell\}, \{concept\}"):
     made(manifest, "{shard}")
+  for path in ("{cell.x}", "{cell.upper}", "{cell[0]}", "{cell!r}", "{}", "{cell:>9}", "{cell"):
+    with pytest.raises(ValueError) as error:
+      made(manifest, path)
+    said = str(error.value)
+    assert repr(path) in said and "may hold {cell}, {concept}, {task}" in said
   with pytest.raises(ValueError, match=r"both have the path 'charts'.*put \{cell\}"):
     made(manifest, "{concept}")
   bare = {**manifest, "cells": {k: dict(v) for k, v in manifest["cells"].items()}}
@@ -187,6 +192,8 @@ def test_hugging_face_stops_where_the_samples_are_there(manifest):
     exported = hugging_face.export(many, samples)
     assert json.loads(exported.text)["interleave"]["stopping_strategy"] == "all_exhausted"
   assert "near 24000 samples, all_exhausted near 60000" in exported.notes[0]
+  assert "in the same order, whenever it ends: 3d maps/vqa about 2.5 times" in exported.notes[1]
+  assert hugging_face.export(many, 20_000).notes[1] == "first_exhausted repeats no row"
 
 
 def test_levanter_weighs_tokens(manifest):
@@ -230,6 +237,12 @@ def test_the_job_says_what_it_needs(cells, tmp_path):
     run(tmp_path, to="llava", recipe="natural", cells=str(cells))
   with pytest.raises(ValueError, match="needs recipe=FILE"):
     run(tmp_path, to="maxtext", cells=str(cells))
+  for to in export_job.TRAINERS:
+    with pytest.raises(ValueError, match="samples is -5: give how many the run will draw"):
+      run(tmp_path, to=to, recipe="natural", cells=str(cells), samples=-5)
+  for trainer in (maxtext, streaming, hugging_face):
+    with pytest.raises(ValueError, match="samples is 0: give how many"):
+      trainer.export(made(shards.read_manifest(cells)), samples=0)
   with pytest.raises(ValueError, match="give study=RUN/study"):
     run(tmp_path, to="olmix")
   with pytest.raises(FileNotFoundError, match="no study in"):

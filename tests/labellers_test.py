@@ -111,7 +111,7 @@ def drawn(*lines, size=18):
 def test_text_is_read_and_its_absence_said(ocr):
   found = ocr.label([drawn("milk 3 bread 12", "Total: $45.20"), drawn(), b"", b"no picture"])
   assert found[:2] == [Answer("milk 3 bread 12 Total: $45.20"), Answer(tasks.NO_TEXT)]
-  assert found[2] == Refusal("the picture is missing or empty")
+  assert found[2] == Refusal("the picture cannot be read: zero bytes: the file is missing or empty")
   assert "cannot be read" in found[3].reason
 
 
@@ -155,7 +155,9 @@ def test_the_stand_in_reads_documents_and_a_batch_is_filled_up(standin):
   shown = [documents.DOMAIN.render(source, rng, False) for source in sources]
   images = [png(Image.fromarray(p.image)) for p in shown]
   found = standin.label([images[0], b"", *images[1:]])  # five pictures are two batches
-  assert found.pop(1) == Refusal("the picture is missing or empty")
+  assert found.pop(1) == Refusal(
+    "the picture cannot be read: zero bytes: the file is missing or empty"
+  )
   said = [answer.text for answer in found]
   alike = [
     difflib.SequenceMatcher(None, text, picture.text).ratio()
@@ -317,5 +319,11 @@ def test_the_door(tmp_path):
     config()
   with pytest.raises(ValueError, match="'human' is neither ocr nor vlm"):
     label.make(config("corpus=x.json,labeller=human").to_dict())
+  with pytest.raises(ValueError, match="labeller=vlm needs model=FOLDER, a LLaVA"):
+    config(f"corpus={tmp_path / 'train.json'},labeller=vlm,task=detection")
+  (tmp_path / "card.json").write_text('{"mislabelled": {}}')  # as beside the gallery's files
+  vlm = config(f"corpus={tmp_path / 'train.json'},labeller=vlm").to_dict()
+  assert vlm["model"] == f"{STANDINS}/proxy" and vlm["tokenizer"] == TOKENIZER
+  assert config("corpus=x.json,labeller=ocr").to_dict()["model"] == ""
   vlm = config("corpus=x.json,labeller=vlm,model=proxy").to_dict()
   assert vlm["model"] == f"{STANDINS}/proxy" and vlm["tokenizer"] == TOKENIZER

@@ -8,7 +8,7 @@ import pytest
 
 from mixjax.atlas import shards
 from mixjax.corpus.example import Example, Turn
-from mixjax.data import encode, lengths
+from mixjax.data import encode, measuring
 from mixjax.data.conversation import ConversationEncoder
 from mixjax.data.lengths import SOURCE, TOKENS, measure_cells
 from mixjax.models.anyres import Anyres
@@ -99,7 +99,15 @@ def test_every_broken_record_is_replaced_by_the_next_good_one(measured):
     assert line["cell"] == "charts/vqa"
     np.testing.assert_array_equal(table[bad], table[by])
   reasons = " | ".join(line["reason"] for line in lines)
-  for word in ("zero bytes", "truncated", "bomb", "aspect", "empty answer", "finite", "bad UTF-8"):
+  for word in (
+    "zero bytes",
+    "truncated",
+    "too many pixels",
+    "aspect",
+    "empty answer",
+    "finite",
+    "bad UTF-8",
+  ):
     assert word in reasons
   assert measured.report["charts/vqa"] == {"rows": 20, "replaced": 10, "shortened": 0}
   assert np.all(table[:, TOKENS] > 0)
@@ -123,7 +131,7 @@ def test_shortened_conversations_are_entered(cells, encoder, tmp_path):
 
 
 def test_a_second_time_nothing_is_read(cells, encoder, measured, monkeypatch):
-  monkeypatch.setattr(lengths, "_measure", lambda *args: pytest.fail("measured again"))
+  monkeypatch.setattr(measuring, "measure_rows", lambda *args: pytest.fail("measured again"))
   again = measure_cells(cells, encoder, measured.folder, **SHARES)
   assert again.fingerprint == measured.fingerprint
   np.testing.assert_array_equal(again.table, measured.table)
@@ -133,7 +141,7 @@ def test_only_what_is_new_is_measured(encoder, measured, tmp_path, monkeypatch):
   """A cell is added, after a scan of some cells that was killed."""
   cells = write([*corpus(), row("plans/vqa", 0)], tmp_path / "cells")
   seen = []
-  measure = lengths._measure
+  measure = measuring.measure_rows
 
   def spy(*args):
     seen.append(args[-1][0])
@@ -141,7 +149,7 @@ def test_only_what_is_new_is_measured(encoder, measured, tmp_path, monkeypatch):
       raise KeyboardInterrupt
     return measure(*args)
 
-  monkeypatch.setattr(lengths, "_measure", spy)
+  monkeypatch.setattr(measuring, "measure_rows", spy)
   with pytest.raises(KeyboardInterrupt):
     measure_cells(cells, encoder, tmp_path / "lengths", **SHARES)
   assert not (tmp_path / "lengths" / "index.json").exists()
@@ -158,8 +166,10 @@ def test_a_source_that_is_added_is_all_that_is_measured(encoder, measured, tmp_p
   first = measure_cells(shards.open_cells(tmp_path / "cells"), encoder, tmp_path / "to", **SHARES)
   more = [row("charts/vqa", 20, image=b""), row("charts/vqa", 21), row("maps/ocr", 4, image=None)]
   shards.write_cells(more, concept_of, tmp_path / "cells", source="more")
-  seen, measure = [], lengths._measure
-  monkeypatch.setattr(lengths, "_measure", lambda *args: seen.append(args[-1]) or measure(*args))
+  seen, measure = [], measuring.measure_rows
+  monkeypatch.setattr(
+    measuring, "measure_rows", lambda *args: seen.append(args[-1]) or measure(*args)
+  )
   found = measure_cells(shards.open_cells(tmp_path / "cells"), encoder, tmp_path / "to", **SHARES)
   assert sorted(seen) == [("charts/vqa", 20, 22), ("maps/ocr", 4, 5)]
   for cell in ("maps/vqa", "maps/ocr", "charts/vqa"):
@@ -182,14 +192,21 @@ def test_too_many_bad_records_stop_the_run(cells, encoder, tmp_path):
 
 
 def test_a_cell_of_bad_records_only_is_an_error(encoder, tmp_path):
-  cells = write([row("maps/vqa", 0), row("maps/ocr", 0, image=b"")], tmp_path / "cells")
-  with pytest.raises(ValueError, match="'maps/ocr': none of its 1 records"):
-    measure_cells(cells, encoder, tmp_path / "lengths", max_bad=1.0, max_bad_of_cell=1.0)
+  bad = [row("maps/ocr", 0, image=b""), row("maps/ocr", 1, answer=" ")]
+  cells = write([row("maps/vqa", 0), *bad], tmp_path / "cells")
+  for _ in range(2):
+    with pytest.raises(ValueError, match=r"'maps/ocr': none of its 2 records .*/ledger-\w+\.jsonl"):
+      measure_cells(cells, encoder, tmp_path / "lengths", max_bad=1.0, max_bad_of_cell=1.0)
+    (ledger,) = (tmp_path / "lengths").glob("ledger-*")  # to see what is wrong
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert [line["key"] for line in lines] == ["maps/ocr-0", "maps/ocr-1"]
+    assert all(line["reason"] and line["replaced_by"] is None for line in lines)
+    assert not (tmp_path / "lengths" / "index.json").exists()
 
 
 @pytest.mark.slow  # each process imports transformers
 def test_workers_find_the_same(cells, encoder, measured, tmp_path, monkeypatch):
-  monkeypatch.setattr(lengths, "_CHUNK", 3)
+  monkeypatch.setattr(measuring, "_CHUNK", 3)
   found = measure_cells(cells, encoder, tmp_path, workers=2, **SHARES)
   np.testing.assert_array_equal(found.table, measured.table)
   assert found.ledger.read_bytes() == measured.ledger.read_bytes()

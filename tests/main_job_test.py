@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mixjax.evals.benchmarks import BENCHMARKS
-from mixjax.jobs.train import named_mixture
+from mixjax.jobs.mixtures import named_mixture
 from mixjax.recipes import recipe as recipe_lib
 
 
@@ -88,6 +88,37 @@ def test_killed_at_random_moments_it_ends_with_the_same_recipe(finished, run_mai
     return {(r["group"], r["name"], r["seed"]): (r["scores"], r["curve"]) for r in runs}
 
   assert scores(tmp_path) == scores(finished)
+
+
+@pytest.mark.slow
+def test_a_corpus_of_ones_own_with_benchmarks_of_ones_own(finished, run_main, tmp_path):
+  """The gallery's rows and three of its benchmarks under other names: everything follows them."""
+  gallery, folder = finished / "gallery", tmp_path / "questions"
+  names = {"counting": "how many", "documents": "invoices", "science": "parts"}
+  metrics = {"counting": "relaxed accuracy", "documents": "ANLS", "science": "multiple choice"}
+  folder.mkdir()
+  for split in ("validation", "benchmark"):
+    (folder / split).symlink_to(gallery / split)
+    asked = json.loads((gallery / f"{split}.json").read_text())
+    asked = [
+      q | {"benchmark": names[q["benchmark"]], "metric": metrics[q["benchmark"]]}
+      for q in asked
+      if q["benchmark"] in names
+    ]
+    (folder / f"{split}.json").write_text(json.dumps(asked[::-1]))
+  config = f"configs/search.py:tiny,corpus={gallery / 'train.json'},questions={folder}"
+  workdir = tmp_path / "run"
+  run_main(config, workdir)
+  wanted = sorted(names.values())
+  assert json.loads((workdir / "search.json").read_text())["benchmarks"] == wanted
+  for run in json.loads((workdir / "targets.json").read_text())["runs"]:
+    assert all(list(scores) == wanted for scores in run["scores"].values())
+  html = (workdir / "report.html").read_text()
+  assert all(text in html for text in (*wanted, *metrics.values()))
+  assert "What the benchmarks stand for" not in html and "relations" not in html
+  scored = f"configs/evaluate.py:atlas={workdir / 'atlas'}"
+  run_main(scored, tmp_path / "scores")
+  assert list(json.loads((tmp_path / "scores" / "scores.json").read_text())["benchmark"]) == wanted
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished, run_main):

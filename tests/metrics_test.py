@@ -24,6 +24,27 @@ def test_anls_of_known_pairs(said, answer, score):
   assert metrics.anls(said, answer) == pytest.approx(score)
 
 
+@pytest.mark.parametrize(
+  ("said", "answer", "score"),
+  [
+    ("105", "100", 1),
+    ("106", "100", 0),
+    ("-95", "-100", 1),
+    ("95", "-100", 0),
+    ("25%", "0.25", 1),
+    ("1,040", "1000", 1),
+    ("0", "0", 1),
+    ("0.01", "0", 0),
+    ("Blue ", "blue", 1),
+    ("blue", "12", 0),
+    ("nan", "NaN", 1),
+    ("inf", "3", 0),
+  ],
+)
+def test_relaxed_accuracy_of_known_pairs(said, answer, score):
+  assert metrics.relaxed_accuracy(said, answer) == score
+
+
 @given(st.text(max_size=8), st.text(max_size=8), st.text(max_size=8))
 def test_edit_distance_is_a_metric(a, b, c):
   ab, bc, ac = (metrics.edit_distance(*pair) for pair in ((a, b), (b, c), (a, c)))

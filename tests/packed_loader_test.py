@@ -1,114 +1,45 @@
-"""Packed batches from pixels: pure functions of the step, on any hosts, with any broken records."""
+"""Packed batches from pixels: pure functions of the step, on any hosts."""
 
 import dataclasses
-import functools
 import json
 import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import odd_pictures
 import pytest
 import tiny
 from absl import flags
 from flax import nnx
+from packed_corpus import (
+  BLOCK,
+  GEOMETRY,
+  SHAPE,
+  SIZES,
+  WEIGHTS,
+  assert_equal,
+  build,
+  corpus,
+  example_at,
+  examples_in,
+  joined,
+  loader_of,
+  train_tokenizer,
+)
 
-from mixjax.atlas import shards
-from mixjax.corpus.example import Example, Turn
-from mixjax.data import encode, pictures, tiles
-from mixjax.data.conversation import ConversationEncoder
-from mixjax.data.lengths import SOURCE, TOKENS, measure_cells
-from mixjax.data.packed import PackedShape
+from mixjax.data import tiles
 from mixjax.data.packed_loader import PackedLoader
-from mixjax.models.anyres import Anyres
 from mixjax.models.llava_next import LlavaNext, LlavaNextConfig, Tiles
-
-GEOMETRY = Anyres(tile=28, patch=14, pinpoints=((28, 56), (56, 28), (56, 56)))
-SHAPE = PackedShape(rows=8, length=128, image_tokens=64, tiles=12, groups=8, side=28)
-SIZES = {"maps/caption": 20, "maps/vqa": 30, "charts/ocr": 40, "talk/vqa": 10}
-WEIGHTS = {"maps/caption": 0.4, "maps/vqa": 0.25, "charts/ocr": 0.15, "talk/vqa": 0.2}
-BLOCK = 64
-WORDS = ["a", "red", "bus", "near", "the", "park", "is", "shown", "now", "describe", "compare"]
-BROKEN = [*odd_pictures.BROKEN.values()]
-
-
-def corpus(broken=0.0):
-  """Rows of no, one or two pictures and of several turns; a share of the pictures is broken."""
-  rng = np.random.default_rng(0)
-  for cell, size in SIZES.items():
-    bad = set(rng.choice(size, round(broken * size), replace=False)) if "talk" not in cell else ()
-    for i in range(size):
-      count = 0 if "talk" in cell else 1 + (cell == "maps/vqa" and i % 4 == 0)
-      turns = tuple(
-        Turn("what is " + WORDS[rng.integers(11)], " ".join(rng.choice(WORDS, rng.integers(1, 16))))
-        for _ in range(1 + i % 2)
-      )
-      images = [
-        odd_pictures.encoded(odd_pictures.picture(tuple(rng.integers(10, 90, 2)), seed=i))
-        for _ in range(count)
-      ]
-      if i in bad:
-        images[-1] = BROKEN[i % len(BROKEN)]
-      keys = tuple(f"{cell}-{i}-{j}.png" for j in range(count))
-      yield Example(f"{cell}-{i}", cell.split("/")[1], turns, keys, tuple(images))
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-  return encode.train_tokenizer([" ".join(WORDS)], 320, tmp_path_factory.mktemp("tokenizer"))
-
-
-def build(folder, tokenizer, examples, **options):
-  shards.write_cells(examples, lambda example: example.key.split("/")[0], folder / "cells")
-  cells = shards.open_cells(folder / "cells")
-  encoder = ConversationEncoder.of(tokenizer, GEOMETRY, SHAPE)
-  return measure_cells(cells, encoder, folder / "lengths", max_bad=0.5, **options)
+  return train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
 def measured(tokenizer, tmp_path_factory):
   return build(tmp_path_factory.mktemp("good"), tokenizer, corpus())
-
-
-def loader_of(measured, seed=1, shape=SHAPE, **options):
-  return PackedLoader(measured, WEIGHTS, seed, shape, block=BLOCK, **options)
-
-
-def assert_equal(one, other):
-  assert one.keys() == other.keys()
-  for name in one:
-    np.testing.assert_array_equal(one[name], other[name], strict=True, err_msg=name)
-
-
-def joined(parts):
-  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def examples_in(batch):
-  """The tokens of each example of a batch."""
-  return [
-    tuple(ids[segments == segment].tolist())
-    for ids, segments in zip(batch["ids"], batch["segments"], strict=True)
-    for segment in range(1, segments.max() + 1)
-  ]
-
-
-@functools.cache
-def _rows_of(ledger):
-  return {}
-
-
-def example_at(measured, flat):
-  """(the tokens, the pictures) of the record at a place of the table."""
-  known = _rows_of(measured.ledger)
-  if int(flat) not in known:
-    cell = int(np.searchsorted(measured.starts, flat, side="right")) - 1
-    example = measured.cells[list(measured.rows)[cell]][int(measured.table[flat, SOURCE])]
-    images = [pictures.read(image, measured.limits) for image in example.images]
-    said = measured.encoder.encode(example, [tiles.size_of(image) for image in images])
-    known[int(flat)] = said, images[: len(said.sizes)]
-  return known[int(flat)]
 
 
 def test_a_batch_is_what_its_shape_says(measured):
@@ -209,7 +140,7 @@ def test_every_sample_is_seen_once_and_the_mixture_is_exact_by_block(measured):
   positions = np.concatenate([np.arange(before), rest])
   expected = [tuple(example_at(measured, flat)[0].ids.tolist()) for flat in loader._flat(positions)]
   assert sorted(example for batch in seen for example in batch) == sorted(expected)
-  cell = loader._cell(loader._flat(np.arange(before)))
+  cell = measured.cell_of(loader._flat(np.arange(before)))
   share = np.bincount(cell, minlength=len(SIZES))
   wanted = before * np.array([WEIGHTS.get(name, 0) for name in measured.rows])
   assert np.abs(share - wanted).max() < 1
@@ -246,7 +177,7 @@ def test_weights_may_change_during_a_run(measured):
   assert start % BLOCK == 0 and loader.packing.locate(4 * SHAPE.rows)[0] * BLOCK < start
   for step in (0, 3):
     assert_equal(loader.batch(step), before[step])
-  cell = loader._cell(loader._flat(np.arange(start, start + 100)))
+  cell = measured.cell_of(loader._flat(np.arange(start, start + 100)))
   assert set(cell) == {list(measured.rows).index("charts/ocr")}
   assert not np.array_equal(loader.batch(13)["ids"], before[13]["ids"])
   loader.packing.keep()
@@ -254,116 +185,6 @@ def test_weights_may_change_during_a_run(measured):
   assert_equal(again.batch(13), loader.batch(13))
   assert again.counts(14) == loader.counts(14)
   assert_equal(loader_of(measured).batch(13), before[13])  # the old weights have their own cache
-
-
-@pytest.mark.parametrize("share", [0.1, 0.3])
-def test_broken_records_change_no_proportion(share, measured, tokenizer, tmp_path):
-  found = build(tmp_path, tokenizer, corpus(share))
-  assert found.rows == measured.rows
-  lines = [json.loads(line) for line in found.ledger.read_text().splitlines()]
-  broken = {cell: round(share * size) if cell != "talk/vqa" else 0 for cell, size in SIZES.items()}
-  bad = {cell: [line for line in lines if line["cell"] == cell] for cell in SIZES}
-  assert {cell: len(rows) for cell, rows in bad.items()} == broken
-  assert all(line["replaced_by_row"] is not None for line in lines)
-
-  clean, loader = loader_of(measured), loader_of(found)
-  steps = 6
-  whole = loader.batch(steps - 1)
-  for hosts in (2, 4):
-    parts = [loader_of(found).batch(steps - 1, host, hosts) for host in range(hosts)]
-    assert_equal(joined(parts), whole)
-  for start in (0, 1000):  # the same positions fall on the same cells and rows
-    for ours, theirs in zip(
-      loader.sampler.rows(start, 300), clean.sampler.rows(start, 300), strict=True
-    ):
-      np.testing.assert_array_equal(ours, theirs)
-  counts = loader.counts(steps)
-  positions = np.concatenate([x for x in loader._positions(steps * SHAPE.rows)])
-  flat = loader._flat(positions)
-  rows = set(zip(loader._cell(flat).tolist(), flat.tolist(), strict=True))
-  starts = dict(zip(found.rows, found.starts, strict=False))
-  names = list(found.rows)
-  for cell, replaced in bad.items():
-    at = [starts[cell] + line["row"] for line in replaced]
-    assert counts[cell]["replaced"] == np.isin(flat, at).sum()
-    for line, where in zip(replaced, at, strict=True):
-      if (names.index(cell), where) in rows:
-        ids = example_at(found, where)[0].ids
-        by = example_at(found, starts[cell] + line["replaced_by_row"])[0].ids
-        np.testing.assert_array_equal(ids, by)
-  assert not loader.failures.exists()
-
-
-def test_a_record_that_fails_when_it_is_loaded_is_replaced_in_its_cell(tokenizer, tmp_path):
-  """Truncated pictures that a scan without decoding did not find."""
-  whole = odd_pictures.encoded(odd_pictures.picture((200, 160)), "JPEG", quality=95)
-
-  def damaged():
-    for example in corpus():
-      if example.key in ("maps/caption-3", "maps/caption-4", "maps/vqa-29"):
-        example = dataclasses.replace(example, images=(whole[: len(whole) // 3],))
-      yield example
-
-  found = build(tmp_path, tokenizer, damaged(), decode=False)
-  assert not found.ledger.read_text()
-  steps = 9
-  loader = loader_of(found)
-  batches = [loader.batch(step) for step in range(steps)]
-  lines = [json.loads(line) for line in loader.failures.read_text().splitlines()]
-  assert {(line["cell"], line["row"]) for line in lines} == {
-    ("maps/caption", 3),
-    ("maps/caption", 4),
-    ("maps/vqa", 29),
-  }
-  starts = dict(zip(found.rows, found.starts, strict=False))
-  for line in lines:
-    assert "truncated" in line["reason"]
-    at, by = (starts[line["cell"]] + line[name] for name in ("row", "replaced_by_row"))
-    assert np.all(found.table[by, :3] <= found.table[at, :3])  # it fits in the place of the other
-    ids = tuple(example_at(found, by)[0].ids.tolist())
-    assert sum(ids in examples_in(batch) for batch in batches) >= 1
-  step = next(step for step, batch in enumerate(batches) if ids in examples_in(batch))
-  parts = [loader_of(found).batch(step, host, 4) for host in range(4)]
-  assert_equal(joined(parts), batches[step])
-  one = {line["row"]: line["replaced_by_row"] for line in lines if "caption" in line["cell"]}
-  assert not {3, 4} & set(one.values())
-
-
-def test_too_many_failures_stop_the_run(tokenizer, tmp_path, monkeypatch):
-  found = build(tmp_path, tokenizer, corpus())
-  loader = loader_of(found)
-  read = pictures.read
-
-  def failing(encoded, limits):
-    if hash(encoded) % 2:
-      raise pictures.BadRecord("damaged picture")
-    return read(encoded, limits)
-
-  monkeypatch.setattr(pictures, "read", failing)
-  with pytest.raises(ValueError, match=r"17 of \d+ records failed when they were loaded"):
-    for step in range(20):
-      loader.batch(step)
-  assert len(loader.failures.read_text().splitlines()) == 17
-
-
-def test_where_nothing_can_stand_in_the_place_stays_empty(tokenizer, tmp_path, monkeypatch):
-  found = build(tmp_path, tokenizer, [e for e in corpus() if e.key == "maps/vqa-1"])
-  monkeypatch.setattr(
-    pictures, "read", lambda *_: (_ for _ in ()).throw(pictures.BadRecord("damaged"))
-  )
-  loader = PackedLoader(found, {"maps/vqa": 1.0}, 0, SHAPE)
-  batch = loader.batch(0)
-  assert not batch["segments"].any() and not batch["tiles"].any()
-  (line,) = loader.failures.read_text().splitlines()
-  assert json.loads(line)["replaced_by_row"] is None
-
-
-def test_cells_that_have_changed_are_noticed(measured):
-  changed = np.array(measured.table)
-  changed[:, TOKENS] -= 1
-  loader = loader_of(dataclasses.replace(measured, table=changed, fingerprint="other"))
-  with pytest.raises(ValueError, match="the cells have changed; measure them again"):
-    loader.batch(0)
 
 
 def test_lengths_of_another_shape_are_refused(measured):

@@ -28,6 +28,7 @@ SIZES = (30, 40, 0, 50, 60, 20, 45, 35)
 ROWS = dict(zip((f"{c}/{t}" for c in CONCEPTS for t in TASKS), SIZES, strict=True))
 OFTEN = 1.6  # how often a row may be seen: uniform shows those of charts/vqa more often
 KNOWN = {"uniform": mixture.uniform(ROWS), "natural": mixture.natural(ROWS)}
+BOX = "<1><1><5><5>"  # an answer for any benchmark
 RISING = np.random.default_rng(0).uniform(-20, 20, (len(BENCHMARKS), len(ROWS)))
 
 
@@ -169,6 +170,30 @@ def test_a_search_that_cannot_end_does_not_begin(tmp_path, changes, message):
   assert not pool.ran
 
 
+@pytest.mark.parametrize("names", [("invoices", "parts"), ("parts",)])
+def test_a_search_follows_the_benchmarks_of_ones_own_questions(tmp_path, names):
+  asked = [
+    {"id": name, "benchmark": name, "image": "i.png", "prompt": "What?", "answer": "a"}
+    | {"metric": "exact match"}
+    for name in names[::-1]
+  ]
+  (tmp_path / "i.png").touch()
+  for split in ("validation", "benchmark"):
+    (tmp_path / f"{split}.json").write_text(json.dumps(asked))
+  arg = f"tiny,corpus=train.json,questions={tmp_path}"
+  budget = dict(seeds=3, runs=7, replicates=2)
+  changes = dict(axes=dict(product=budget), objective={"parts": 2.0})
+  config = parse(get_config(arg).to_dict() | changes)
+
+  def scores(spec):
+    return dict(zip(names, list(scores_of(spec).values()), strict=False))
+
+  found = search_with(tmp_path, config, Pool(scores=scores))
+  assert found["benchmarks"] == list(names) and found["objective"] == {"parts": 1.0}
+  for run in found["axes"]["product"]["history"]:
+    assert run["score"] == run["vector"][names.index("parts")] and len(run["vector"]) == len(names)
+
+
 def infeasible(folder):
   return [trial for trial in Study(folder).trials() if trial.state == "infeasible"]
 
@@ -285,8 +310,8 @@ def test_the_matched_mixture_is_the_gallerys_alone_and_knows_renamed_concepts(tm
   (folder / "card.json").write_text(json.dumps({"domains": counts}))
   (folder / "atlas.json").write_text(json.dumps({"names": ["plots", "c-d"]}))
   asked = [
-    {"id": name, "benchmark": name, "image": "i.png", "prompt": "What?", "answer": "a"}
-    | {"choices": ["a", "b"], "domain": "charts"}
+    {"id": name, "benchmark": name, "image": "i.png", "prompt": "What?", "answer": BOX}
+    | {"choices": [BOX, "b"], "domain": "charts"}
     for name in BENCHMARKS
   ]
   (folder / "questions" / "validation.json").write_text(json.dumps(asked))

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from mixjax.atlas import shards
+from mixjax.atlas import cell_files, shards
 from mixjax.corpus import tasks
 from mixjax.corpus.example import Example, Turn
 
@@ -52,6 +53,39 @@ def test_rows_come_back_as_they_were_written(tmp_path):
   with pytest.raises(IndexError, match="row 3 of 3"):
     cells["chart-bars/caption"][3]
   assert list(cells["chart-bars/ocr"]) == []
+
+
+def test_more_cells_than_files_may_be_open_are_written_and_read_the_same(tmp_path, monkeypatch):
+  """Rows of many cells come in turn; the system allows few files more than are open already."""
+  rows = [
+    Example.single(f"{i}", f"image{i}", png(0), "vqa", "What?", f"answer {i} {time}", "charts")
+    for time in range(3)
+    for i in range(60)
+  ]
+  concepts = {f"image{i}": f"c{i:03}" for i in range(60)}
+  free = shards.write_cells(rows, concepts, tmp_path / "free", token_count=len)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  used = len(os.listdir("/proc/self/fd"))
+  monkeypatch.setattr(cell_files, "most_open", lambda part: 10)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (used + 25, hard))
+  try:
+    few = shards.write_cells(rows, concepts, tmp_path / "few", token_count=len)
+    cells = shards.open_cells(tmp_path / "few")
+    found = [cells[f"c{i:03}/vqa"][time] for time in range(3) for i in range(60)]
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert found == rows
+  assert few == free  # the same bytes, file by file
+  assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("tmp", "."))]
+
+
+def test_the_limit_of_open_files_is_shared_out():
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+  try:
+    assert cell_files.most_open(1 / 4) == 128
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_plain_tfds_reads_a_cell(tmp_path):

@@ -8,19 +8,22 @@ import pytest
 from mixjax.data import supply
 from mixjax.data.sampler import Sampler
 from mixjax.data.stages import Stages
+from mixjax.data.supply import Plan
 
 SIZES = {"a": 100, "b": 300, "c": 1000, "d": 0}
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
 
 def test_without_a_limit_or_with_repeat_the_weights_stay():
-  assert supply.plan(WEIGHTS, SIZES, 10**6) == Stages.of(WEIGHTS)
-  assert supply.plan(WEIGHTS, SIZES, 10**6, 2.0, "repeat") == Stages.of(WEIGHTS)
-  assert supply.plan(WEIGHTS, SIZES, 200, 1.0, "redistribute") == Stages.of(WEIGHTS)
+  assert supply.plan(WEIGHTS, SIZES, 10**6) == Plan(Stages.of(WEIGHTS), {})
+  # "c" would have to give every fifth sample.
+  run_out = {"a": 400, "b": 2000, "c": 10000}
+  assert supply.plan(WEIGHTS, SIZES, 10**6, 2.0, "repeat") == Plan(Stages.of(WEIGHTS), run_out)
+  assert supply.plan(WEIGHTS, SIZES, 200, 1.0, "redistribute") == Plan(Stages.of(WEIGHTS), {})
 
 
 def test_stop_names_cells_samples_and_rows():
-  assert supply.plan(WEIGHTS, SIZES, 200, 1.0, "stop") == Stages.of(WEIGHTS)
+  assert supply.plan(WEIGHTS, SIZES, 200, 1.0, "stop") == Plan(Stages.of(WEIGHTS), {})
   short = "in 2000 samples 'a' would give 1000 samples and has 100, 'b' would give 600 samples and"
   with pytest.raises(ValueError, match=short):
     supply.plan(WEIGHTS, SIZES, 2000, 1.0, "stop")
@@ -31,9 +34,11 @@ def test_stop_names_cells_samples_and_rows():
 
 
 def test_the_weight_of_an_exhausted_cell_flows_to_the_others_in_proportion():
-  stages = list(supply.plan(WEIGHTS, SIZES, 1400, 1.0, "redistribute"))
+  planned = supply.plan(WEIGHTS, SIZES, 1400, 1.0, "redistribute")
+  stages = list(planned.stages)
   # "a" is read out after 100 / 0.5 samples; "b", of which 60 are read then, 240 / 0.6 later.
   assert [stage.start for stage in stages] == [0, 200, 600]
+  assert planned.run_out == {"a": 200, "b": 600}
   assert stages[0].weights == WEIGHTS
   assert stages[1].weights == pytest.approx({"b": 0.6, "c": 0.4})
   assert stages[2].weights == {"c": 1.0}
@@ -55,7 +60,7 @@ def test_no_row_is_seen_more_often_than_allowed_in_any_recipe():
     weights = dict(zip(sizes, (weights / weights.sum()).tolist(), strict=True))
     caps = supply.limits(sizes, repetition := float(random.choice([0.5, 1, 2.5])))
     samples = int(random.uniform(0.2, 0.9) * caps.sum())
-    stages = supply.plan(weights, sizes, samples, repetition, "redistribute")
+    stages = supply.plan(weights, sizes, samples, repetition, "redistribute").stages
     stages_seen += len(stages)
     counts = Sampler(stages, sizes, seed=0).counts(samples)
     assert counts.sum() == samples
@@ -67,7 +72,7 @@ def test_no_row_is_seen_more_often_than_allowed_in_any_recipe():
 
 def test_a_curriculum_is_redistributed_stage_by_stage():
   stages = Stages.of({"a": 1.0}).then(60, WEIGHTS).then(500, {"a": 0.5, "c": 0.5})
-  planned = list(supply.plan(stages, SIZES, 800, 1.0, "redistribute"))
+  planned = list(supply.plan(stages, SIZES, 800, 1.0, "redistribute").stages)
   assert [stage.start for stage in planned] == [0, 60, 140, 500]
   assert planned[2].weights == pytest.approx({"b": 0.6, "c": 0.4})
   assert planned[3].weights == {"c": 1.0}

@@ -1,6 +1,5 @@
 """Images through the CLIP tower: one embedding an image for the atlas, patch tokens for the VLM."""
 
-import io
 import math
 from collections.abc import Iterable, Sequence
 
@@ -12,28 +11,18 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from mixjax.corpus.pixels import eight_bits
+from mixjax.corpus import pixels as pixels_lib
 from mixjax.models import clip as clip_lib
 
 BATCH = 128  # images a forward pass: one compiled shape
 
 
-class UnreadableImage(ValueError):
-  """Bytes that are not a picture."""
-
-
 def decode(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-  """Encoded bytes -> RGB pixels, resized to `size` a side. Raises UnreadableImage saying why."""
-  if not data:
-    raise UnreadableImage("missing or empty file")
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      image = eight_bits(image).convert("RGB")
-      if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-      return np.asarray(image)
-  except Exception as error:  # Pillow's readers raise whatever their formats made them
-    raise UnreadableImage(str(error) or type(error).__name__) from error
+  """Encoded bytes -> RGB pixels, resized to `size` a side. Raises pixels.BadPicture."""
+  image = pixels_lib.rgb(pixels_lib.read(data))
+  if image.size != (size, size):
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+  return np.asarray(image)
 
 
 def tower(

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 
 from mixjax.atlas import embed
 from mixjax.corpus.example import Example
+from mixjax.corpus.pixels import BadPicture
 
 SIZE = 8 * embed.BATCH  # images a part: full batches, so that parts change no bits
 _ARRAYS = ("embeddings", "features")
@@ -104,7 +105,7 @@ class _Part:
   def add(self, example: Example):
     try:
       self._waiting.append(embed.decode(example.image, self._embedder.size))
-    except embed.UnreadableImage as error:
+    except BadPicture as error:
       self._unreadable[example.image_key] = str(error)
       return
     self._images.append(example.image_key)

@@ -14,30 +14,17 @@ A source that is added later is one more shard of each cell it has rows for, beh
 keep their numbers, and files that hold rows are never touched again.
 """
 
-import functools
 import io
-import json
 import os
 import pathlib
-import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mixjax.atlas import manifest as manifests
-from mixjax.atlas.manifest import (
-  FORMAT,
-  MANIFEST,
-  DamagedCellsError,
-  digest,
-  read_manifest,
-  sha256,
-  verify,
-)
+from mixjax.atlas.addition import VERSION, adding, dataset_name
+from mixjax.atlas.cell_files import OpenFiles, RecordFiles
+from mixjax.atlas.manifest import DamagedCellsError, read_manifest, sha256, verify
 from mixjax.corpus.example import Example, Turn
 from mixjax.corpus.tasks import TASKS
 
@@ -45,8 +32,10 @@ __all__ = [
   "CellRows",
   "Cells",
   "DamagedCellsError",
+  "Lengths",
   "dataset_name",
   "features",
+  "fields",
   "open_cells",
   "read_manifest",
   "sha256",
@@ -54,9 +43,6 @@ __all__ = [
   "write_cells",
 ]
 
-_VERSION = "1.0.0"
-# Without the number of shards: it grows, and files keep their names.
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
 _TEXTS = ("key", "task", "domain", "label")
 
 
@@ -73,84 +59,33 @@ def features() -> tfds.features.FeaturesDict:
   )
 
 
-def dataset_name(concept: str, taken: Iterable[str] = ()) -> str:
-  """A valid TFDS name for a concept that none of `taken` has yet: "3d-maps" becomes "c_3d_maps"."""
-  name = re.sub(r"[^a-z0-9_]", "_", concept.lower())
-  name = name if name[:1].isalpha() else f"c_{name}"
-  taken, candidate, suffix = set(taken), name, 2
-  while candidate in taken:
-    candidate, suffix = f"{name}_{suffix}", suffix + 1
-  return candidate
+def fields(example: Example) -> dict:
+  """An example as those features encode it."""
+  row = {name: getattr(example, name) for name in (*_TEXTS, "image_keys")}
+  row["turns"] = [turn._asdict() for turn in example.turns]
+  row["images"] = [io.BytesIO(image) for image in example.images]
+  return row
 
 
-class _Writer:
-  """One source's rows of one cell being written: its array records, and the token lengths seen."""
+class Lengths:
+  """Sums and maxima of the tokens of rows' prompts and answers."""
 
-  def __init__(
-    self,
-    folder: pathlib.Path,
-    split: str,
-    token_count: Callable[[str], int] | None,
-    source: str,
-    before: Sequence[Mapping],
-  ):
-    """`before`: the manifest's entries of the shards that the cell has already."""
-    folder.mkdir(parents=True)
-    self.folder, self._split, self._token_count = folder, split, token_count
-    self._source, self._before = source, before
-    self._features = features()
-    name = folder.parent.parent.name
-    self._file = f"{name}-{split}.array_record-{len(before):05d}"
-    # A group of one record is what makes random access cheap.
-    self._records = ArrayRecordWriter(os.fspath(folder / self._file), "group_size:1")
-    self.rows = self._bytes = 0
+  def __init__(self, token_count: Callable[[str], int]):
+    self._count = token_count
     self._tokens = {"prompt": [0, 0], "answer": [0, 0]}  # sum and maximum
 
-  def write(self, example: Example):
-    row = {name: getattr(example, name) for name in (*_TEXTS, "image_keys")}
-    row["turns"] = [turn._asdict() for turn in example.turns]
-    row["images"] = [io.BytesIO(image) for image in example.images]
-    record = self._features.serialize_example(self._features.encode_example(row))
-    self._records.write(record)
-    self.rows += 1
-    self._bytes += len(record)
-    if self._token_count is not None:
-      for name, tally in self._tokens.items():
-        length = sum(self._token_count(getattr(turn, name)) for turn in example.turns)
-        tally[0] += length
-        tally[1] = max(tally[1], length)
+  def add(self, example: Example):
+    for name, tally in self._tokens.items():
+      length = sum(self._count(getattr(turn, name)) for turn in example.turns)
+      tally[0] += length
+      tally[1] = max(tally[1], length)
 
-  def abandon(self):
-    """Lets go of the file, for a folder that is about to be removed."""
-    if self._records.is_open():
-      self._records.close()
-
-  def close(self) -> list[dict]:
-    """Closes the records, writes TFDS's metadata and returns the manifest's entries of all shards.
-
-    An entry says whose rows they are, how many, in which file, and what TFDS counts as their bytes.
-    """
-    self._records.close()
-    here = {"source": self._source, "rows": self.rows, "file": self._file, "num_bytes": self._bytes}
-    if self._token_count is not None:
-      for name, (total, longest) in self._tokens.items():
-        here[f"{name}_tokens"] = {"sum": total, "max": longest}
-    shards = [*self._before, here]
-    template = tfds.core.ShardedFileTemplate(data_dir=self.folder, template=_TEMPLATE)
-    split = tfds.core.SplitInfo(
-      name=self._split,
-      filename_template=template,
-      shard_lengths=[shard["rows"] for shard in shards],
-      num_bytes=sum(shard["num_bytes"] for shard in shards),
-    )
-    tfds.folder_dataset.write_metadata(
-      data_dir=os.fspath(self.folder),
-      features=self._features,
-      split_infos=[split],
-      filename_template=template,
-      check_data=False,
-    )
-    return shards
+  def entry(self) -> dict:
+    """As the manifest has them of a shard."""
+    return {
+      f"{name}_tokens": {"sum": total, "max": longest}
+      for name, (total, longest) in self._tokens.items()
+    }
 
 
 def write_cells(
@@ -182,52 +117,42 @@ def write_cells(
     ValueError: an unknown task, a concept with "/" in it, an image key without a concept, or
       another split than the folder has.
   """
-  folder = pathlib.Path(folder)
-  old = {"cells": {}, "sources": [], "split": split}
-  if folder.exists():
-    if not source:
-      raise FileExistsError(
-        f"{folder} already exists; remove it, write the cells elsewhere, or name the source to add"
-      )
-    old = manifests.settle(folder)
-    if any(one["source"] == source for one in old["sources"]):
-      raise FileExistsError(f"{folder} already holds the source {source!r}: give it another name")
-    if old["split"] != split:
-      raise ValueError(f"{folder} has the split {old['split']!r}; {split!r} cannot be added to it")
-  partial = manifests.adding(folder)
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  # Names are given to known concepts first, so that they do not depend on the rows' order.
-  names: dict[str, str] = {}
-  for concept in (*(cell.split("/")[0] for cell in old["cells"]), *concepts):
-    if concept not in names:
-      names[concept] = dataset_name(concept, names.values())
-  writers: dict[str, _Writer] = {}
-  try:
-    for example in examples:
-      concept = _concept(example, concept_of)
-      if concept not in names:
-        names[concept] = dataset_name(concept, names.values())
-      cell = f"{concept}/{example.task}"
-      if cell not in writers:
-        place = partial / names[concept] / example.task / _VERSION
-        before = old["cells"].get(cell, {}).get("shards", ())
-        writers[cell] = _Writer(place, split, token_count, source, before)
-      writers[cell].write(example)
-    manifest = _manifest(names, writers, partial, old, source)
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    if folder.exists():
-      manifests.publish(folder)
-    else:
-      os.replace(partial, folder)
-  except BaseException:
-    for writer in writers.values():
-      writer.abandon()
-    if folder.exists():
-      manifests.settle(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
-  return manifest
+  of_row = features()
+  cells: dict[str, _Tally] = {}
+  with adding(folder, split, of_row, concepts, source) as addition:
+    files = RecordFiles(addition.partial)
+    try:
+      for example in examples:
+        cell = f"{_concept(example, concept_of)}/{example.task}"
+        if cell not in cells:
+          cells[cell] = _Tally(addition.file(cell, 0), token_count)
+        record = of_row.serialize_example(of_row.encode_example(fields(example)))
+        cells[cell].add(example, record)
+        files.write(cells[cell].path, record)
+      files.close()
+      addition.written = {cell: [tally.entry()] for cell, tally in cells.items()}
+    finally:
+      files.abandon()
+  return addition.manifest
+
+
+class _Tally:
+  """One source's rows of one cell, counted as they are written."""
+
+  def __init__(self, path: pathlib.Path, token_count: Callable[[str], int] | None):
+    self.path, self._rows, self._bytes = path, 0, 0
+    self._lengths = None if token_count is None else Lengths(token_count)
+
+  def add(self, example: Example, record: bytes):
+    self._rows += 1
+    self._bytes += len(record)
+    if self._lengths is not None:
+      self._lengths.add(example)
+
+  def entry(self) -> dict:
+    """How many rows there are, what TFDS counts as their bytes, and their tokens."""
+    entry = {"rows": self._rows, "num_bytes": self._bytes}
+    return entry if self._lengths is None else entry | self._lengths.entry()
 
 
 def _concept(example: Example, concept_of: Callable[[Example], str] | Mapping[str, str]) -> str:
@@ -251,64 +176,14 @@ def _concept(example: Example, concept_of: Callable[[Example], str] | Mapping[st
   return concept
 
 
-def _manifest(
-  names: Mapping[str, str],
-  writers: Mapping[str, _Writer],
-  root: pathlib.Path,
-  old: Mapping,
-  source: str,
-) -> dict:
-  """Closes every cell and lists all of concepts x tasks, empty cells included."""
-  cells = {}
-  for concept, name in names.items():
-    for task in TASKS:
-      cell = f"{concept}/{task}"
-      cells[cell] = old["cells"].get(cell, {"rows": 0, "folder": None, "files": {}})
-      if cell not in writers:
-        continue
-      shards = writers[cell].close()
-      place = root / name / task / _VERSION
-      files = {
-        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(place.iterdir())
-      }
-      cells[cell] = _entry(shards) | {
-        "folder": f"{name}/{task}",
-        "files": dict(sorted((cells[cell]["files"] | files).items())),
-        "shards": shards,
-      }
-  added = {"source": source, "rows": sum(writer.rows for writer in writers.values())}
-  manifest = {
-    "format": FORMAT,
-    "split": old["split"],
-    "rows": sum(cell["rows"] for cell in cells.values()),
-    "sources": [*old["sources"], added],
-    "cells": cells,
-  }
-  return manifest | {"sha256": digest(manifest)}
-
-
-def _entry(shards: Sequence[Mapping]) -> dict:
-  """A cell's rows, and its mean and maximum lengths where all of its shards counted tokens."""
-  rows = sum(shard["rows"] for shard in shards)
-  entry = {"rows": rows}
-  for name in ("prompt_tokens", "answer_tokens"):
-    if all(name in shard for shard in shards):
-      total = sum(shard[name]["sum"] for shard in shards)
-      longest = max(shard[name]["max"] for shard in shards)
-      entry[name] = {"mean": round(total / rows, 3), "max": longest}
-  return entry
-
-
 class CellRows(Sequence[Example]):
   """Random access to the rows of one cell; nothing is opened before the first row is asked for."""
 
-  def __init__(self, files: Sequence[pathlib.Path], rows: int):
-    self._files, self._rows = files, rows
-
-  @functools.cached_property
-  def _source(self) -> ArrayRecordDataSource:
-    return ArrayRecordDataSource([os.fspath(path) for path in self._files])
+  def __init__(self, files: Mapping[pathlib.Path, int], opened: OpenFiles):
+    """files: how many rows each has, in their order."""
+    # With that, a file is opened once, to be read, and not a time before to count its records.
+    self._files = tuple(f"{path}[0:{rows}]" for path, rows in files.items())
+    self._rows, self._opened = sum(files.values()), opened
 
   def __len__(self) -> int:
     return self._rows
@@ -316,9 +191,10 @@ class CellRows(Sequence[Example]):
   def __getitem__(self, row: int) -> Example:
     if not -self._rows <= row < self._rows:
       raise IndexError(f"row {row} of {self._rows}")
+    source = self._opened.source(self._files)
     # Read as the bytes they are, in an eighth of the time that TFDS's own reader takes. Pictures
     # stay encoded: whoever wants pixels decodes them, once.
-    record = tf_example_pb2.Example.FromString(self._source[row % self._rows]).features.feature
+    record = tf_example_pb2.Example.FromString(source[row % self._rows]).features.feature
     turns = (record[f"turns/{name}"].bytes_list.value for name in Turn._fields)
     return Example(
       turns=tuple(Turn(*(text.decode() for text in turn)) for turn in zip(*turns, strict=True)),
@@ -337,10 +213,14 @@ class Cells(Mapping[str, CellRows]):
   def __init__(self, folder: pathlib.Path, manifest: dict):
     self.folder, self.manifest = folder, manifest
     self.rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
+    opened = OpenFiles()
     self._cells = {
       cell: CellRows(
-        [folder / entry["folder"] / _VERSION / shard["file"] for shard in entry.get("shards", ())],
-        entry["rows"],
+        {
+          folder / entry["folder"] / VERSION / shard["file"]: shard["rows"]
+          for shard in entry.get("shards", ())
+        },
+        opened,
       )
       for cell, entry in manifest["cells"].items()
     }

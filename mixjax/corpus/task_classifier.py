@@ -58,7 +58,7 @@ def sample(examples: Iterable[Example], rows: int = ROWS) -> list[Example]:
     if example.label != "data":
       continue
     # Keys may repeat, as LLaVA's do: the number keeps examples from being compared.
-    entry = (-_hash(example.key), example.key, -number, _text_only(example))
+    entry = (-_hash(example.key), example.key, -number, without_pictures(example))
     if len(kept) < rows:
       heapq.heappush(kept, entry)
     elif entry > kept[0]:
@@ -67,7 +67,7 @@ def sample(examples: Iterable[Example], rows: int = ROWS) -> list[Example]:
   return [example for *_, example in kept]
 
 
-def _text_only(example: Example) -> Example:
+def without_pictures(example: Example) -> Example:
   return dataclasses.replace(example, images=(b"",) * len(example.images))
 
 

@@ -24,26 +24,29 @@ def replacements(
     faults: why a record cannot be used, by row.
     key_of: a record's key by row.
 
-  Raises ValueError if none is good.
+  Where none is good, they are replaced by none; see `none_good`.
   """
   if not faults:
     return {}
   bad = sorted(faults)
   good = np.delete(np.arange(rows), bad)
-  if not len(good):
-    raise ValueError(
-      f"cell {cell!r}: none of its {rows} records can be used (the first: "
-      f"{key_of(0)!r}, {faults[0]}); give the cell no rows, or repair its images"
-    )
   lines = {}
   for row in bad:
-    by = int(good[np.searchsorted(good, row) % len(good)])
+    by = int(good[np.searchsorted(good, row) % len(good)]) if len(good) else None
     lines[row] = {
       "cell": cell,
       "row": row,
       "key": key_of(row),
       "reason": faults[row],
-      "replaced_by": key_of(by),
+      "replaced_by": None if by is None else key_of(by),
       "replaced_by_row": by,
     }
   return lines
+
+
+def none_good(cell: str, lines: Mapping[int, dict]) -> str:
+  """What is wrong with a cell of bad records only; `lines` are their `replacements`."""
+  return (
+    f"cell {cell!r}: none of its {len(lines)} records can be used (the first: "
+    f"{lines[0]['key']!r}, {lines[0]['reason']}); give the cell no rows, or repair them"
+  )

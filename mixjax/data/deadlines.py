@@ -16,6 +16,20 @@ GRID = 1 << 50
 _LEAST, _USUAL, _MOST = 256, 4096, 1 << 16
 
 
+def wait_of(shares: Sequence[int]) -> int:
+  """1 - beta, in 1 / GRID: what has to be due of a cell's first sample before it may be taken."""
+  return -(-GRID // max(2 * sum(share > 0 for share in shares) - 2, 2))
+
+
+def passes(
+  share: Int[np.ndarray, " m"], earlier: Int[np.ndarray, " m"], part: int | Int[np.ndarray, " m"]
+) -> Int[np.ndarray, " m"]:
+  """The first place, from 1, by which `earlier` samples and `part` / GRID more are due."""
+  about = np.rint(earlier * (GRID / share) + part / share).astype(np.int64)
+  # Products wrap around at 2**64; the difference is small again, and exact.
+  return about - (about * share - earlier * GRID - part) // share
+
+
 class Deadlines:
   """Place -> (cell, how many earlier places hold that cell), for `length` places.
 
@@ -36,8 +50,7 @@ class Deadlines:
     self._lag = [int(lag) for lag in lag]
     self._used = np.flatnonzero(np.array(self._shares))
     self._size, self._length, self._ends = len(self._shares), length, ends
-    # (1 - beta) of a sample: how much of the first has to be due before it may be taken.
-    self._wait = -(-GRID // max(2 * len(self._used) - 2, 2))
+    self._wait = wait_of(self._shares)
     self._counts = np.zeros(self._size, np.int64)
     self._found, self._early = 0, 0
     # Whole from the start, so that a reader on another thread never sees them move; the system
@@ -59,6 +72,11 @@ class Deadlines:
       return self._ends
     self._extend(n)
     return np.bincount(self._cell[:n], minlength=self._size)
+
+  @property
+  def complete(self) -> bool:
+    """Whether all places have been found."""
+    return self._found == self._length
 
   def _extend(self, length: int):
     if self._found >= length:
@@ -107,11 +125,8 @@ class Deadlines:
     self, cell: Int[np.ndarray, " m"], earlier: Int[np.ndarray, " m"], part: int
   ) -> Int[np.ndarray, " m"]:
     """The first place, from 1, by which `earlier` samples and `part` / GRID more are due."""
-    share = np.array(self._shares)[cell]
-    part = part - np.array(self._lag)[cell]
-    about = np.rint(earlier * (GRID / share) + part / share).astype(np.int64)
-    # Products wrap around at 2**64; the difference is small again, and exact.
-    return about - (about * share - earlier * GRID - part) // share
+    share, lag = np.array(self._shares)[cell], np.array(self._lag)[cell]
+    return passes(share, earlier, part - lag)
 
   def _take(self, by_arrival: Int[np.ndarray, " m"], arrivals: Int[np.ndarray, " n"]) -> list[int]:
     """What is taken at each place; a sample is its rank among the deadlines."""

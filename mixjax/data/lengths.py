@@ -9,36 +9,31 @@ A folder of lengths looks like this:
 
 A shard's digest is of its file, of the tokenizer and of all limits. So a source that is added, or
 scanning that was killed, costs no more than what is new; each file is written whole or not at all.
+How rows are measured is `data.measuring`'s.
 """
 
 import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
-import multiprocessing
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int
 
 from mixjax.atlas.shards import Cells
-from mixjax.data import pictures
-from mixjax.data.bad_records import BadRecord, replacements
+from mixjax.corpus.pixels import LIMITS, PictureLimits
+from mixjax.data.bad_records import none_good, replacements
 from mixjax.data.conversation import ConversationEncoder
-from mixjax.data.pictures import LIMITS, PictureLimits
+from mixjax.data.measuring import MEASURED, measure_spans
 
 FORMAT = 1
 INDEX = "index.json"
 # `source` is the row of the same cell that is read: itself, or the one that stands in for it.
-COLUMNS = TOKENS, IMAGE_TOKENS, TILES, LOSS_TOKENS, SOURCE = range(5)
-_CHUNK = 128  # rows that a worker measures at a time
+COLUMNS = TOKENS, IMAGE_TOKENS, TILES, LOSS_TOKENS, SOURCE = (*MEASURED, len(MEASURED))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +55,10 @@ class MeasuredCells:
   report: dict[str, dict[str, int]]
   ledger: pathlib.Path
   fingerprint: str
+
+  def cell_of(self, flat: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The numbers of the cells that own some places of the table."""
+    return np.searchsorted(self.starts, flat, side="right") - 1
 
 
 def measure_cells(
@@ -98,7 +97,9 @@ def measure_cells(
   known = [(shard.cell, shard.start, shard.digest) for shard in shards]
   fingerprint = hashlib.sha256(json.dumps([FORMAT, cells.rows, known]).encode()).hexdigest()
   missing = [shard for shard in shards if not shard.place(folder).exists()]
-  for shard, lengths, notes in _measured(cells, missing, encoder, limits, decode, workers):
+  spans = [(shard.cell, shard.start, shard.stop) for shard in missing]
+  found = measure_spans(cells, encoder, limits, decode, spans, workers)
+  for shard, (lengths, notes) in zip(missing, found, strict=True):
     # The array last: it says that both are there.
     _write(shard.place(folder).with_suffix(".jsonl"), _lines(notes))
     _write(shard.place(folder), lengths)
@@ -151,87 +152,6 @@ def _shards(cells: Cells, cell: str, encoder, limits: PictureLimits, decode: boo
   return found
 
 
-def _measured(
-  cells: Cells, shards: list[_Shard], encoder, limits: PictureLimits, decode: bool, workers: int
-) -> Iterator[tuple[_Shard, Int[np.ndarray, "n 4"], list[dict]]]:
-  """(shard, lengths of its rows, notes on those bad or shortened), shard after shard.
-
-  Notes count rows from the shard's first.
-  """
-  chunks = [
-    [
-      (shard.cell, start, min(start + _CHUNK, shard.stop))
-      for start in range(shard.start, shard.stop, _CHUNK)
-    ]
-    for shard in shards
-  ]
-  work = list(itertools.chain.from_iterable(chunks))
-  measure = functools.partial(_measure, cells, encoder, limits, decode)
-  with contextlib.ExitStack() as stack:
-    found = map(measure, work)
-    if workers and work:
-      context = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
-      pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (measure,))
-      found = stack.enter_context(pool).map(_work, work)
-    for shard, parts in zip(shards, chunks, strict=True):
-      lengths, notes = zip(*itertools.islice(found, len(parts)), strict=True)
-      notes = [
-        note | {"row": note["row"] - shard.start} for note in itertools.chain.from_iterable(notes)
-      ]
-      yield shard, np.concatenate(lengths), notes
-
-
-def _start(measure):
-  """In a worker process: the cells and the tokenizer travel once."""
-  global _work_of_process
-  _work_of_process = measure
-
-
-def _work(chunk):
-  return _work_of_process(chunk)
-
-
-def _measure(
-  cells: Cells,
-  encoder: ConversationEncoder,
-  limits: PictureLimits,
-  decode: bool,
-  chunk: tuple[str, int, int],
-) -> tuple[Int[np.ndarray, "n 4"], list[dict]]:
-  """Lengths of the rows start ... stop - 1 of a cell; zeros for a record that cannot be used."""
-  cell, start, stop = chunk
-  lengths = np.zeros((stop - start, SOURCE), np.int32)
-  rows, examples, sizes, notes = [], [], [], []
-  for row in range(start, stop):
-    key = ""
-    try:
-      example = cells[cell][row]
-      key = example.key
-      size = [pictures.measure(image, limits, decode) for image in example.images]
-    except ValueError as error:  # a BadRecord, or a record that is no Example
-      notes.append({"row": row, "key": key, "bad": _reason(error)})
-      continue
-    rows.append(row)
-    examples.append(example)
-    sizes.append(size)
-  for row, example, found in zip(rows, examples, encoder.encode_many(examples, sizes), strict=True):
-    if isinstance(found, BadRecord):
-      notes.append({"row": row, "key": example.key, "bad": str(found)})
-      continue
-    tiles = sum(map(encoder.geometry.num_tiles, found.sizes))
-    image_tokens = sum(map(encoder.geometry.num_tokens, found.sizes))
-    lengths[row - start] = len(found.ids), image_tokens, tiles, found.loss_mask.sum()
-    dropped = len(example.turns) - found.turns
-    if dropped or found.cut:
-      kept = {"turns_dropped": dropped, "tokens_cut": found.cut}
-      notes.append({"row": row, "key": example.key, "shortened": kept})
-  return lengths, sorted(notes, key=lambda note: note["row"])
-
-
-def _reason(error: ValueError) -> str:
-  return "bad UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-
-
 def _join(
   cells: Cells,
   shards: list[_Shard],
@@ -239,7 +159,7 @@ def _join(
   table: pathlib.Path,
   ledger: pathlib.Path,
 ) -> dict[str, dict[str, int]]:
-  """Writes the table and the ledger of all cells; returns the report."""
+  """Writes the ledger and the table of all cells; returns the report."""
   lengths = {cell: [np.zeros((0, SOURCE), np.int32)] for cell in cells}
   notes = {cell: [] for cell in cells}
   for shard in shards:
@@ -247,22 +167,26 @@ def _join(
     for line in shard.place(folder).with_suffix(".jsonl").read_text().splitlines():
       note = json.loads(line)
       notes[shard.cell].append(note | {"row": note["row"] + shard.start})
-  report, parts, lines = {}, [], []
+  report, replaced, lines = {}, {}, []
   for cell, rows in cells.rows.items():
     faults = {note["row"]: note["bad"] for note in notes[cell] if "bad" in note}
-    replaced = replacements(cell, rows, faults, functools.partial(_key, cells, cell))
+    replaced[cell] = replacements(cell, rows, faults, functools.partial(_key, cells, cell))
     shortened = [note for note in notes[cell] if "shortened" in note]
-    lines += replaced.values()
+    lines += replaced[cell].values()
     lines += [
       {"cell": cell, "row": note["row"], "key": note["key"], "reason": "shortened"}
       | note["shortened"]
       for note in shortened
     ]
-    report[cell] = {"rows": rows, "replaced": len(replaced), "shortened": len(shortened)}
+    report[cell] = {"rows": rows, "replaced": len(replaced[cell]), "shortened": len(shortened)}
+  _write(ledger, _lines(lines))  # first: it says why where the rest cannot be
+  parts = []
+  for cell, rows in cells.rows.items():
+    if rows and len(replaced[cell]) == rows:
+      raise ValueError(f"{none_good(cell, replaced[cell])}; {ledger} lists them")
     source = np.arange(rows, dtype=np.int32)
-    source[list(replaced)] = [line["replaced_by_row"] for line in replaced.values()]
+    source[list(replaced[cell])] = [line["replaced_by_row"] for line in replaced[cell].values()]
     parts.append(np.column_stack([np.concatenate(lengths[cell])[source], source]))
-  _write(ledger, _lines(lines))
   _write(table, np.concatenate(parts))
   return report
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from mixjax.atlas.shards import Cells
 from mixjax.corpus.example import IMAGE, Example, Turn
-from mixjax.data.bad_records import replacements
+from mixjax.data.bad_records import none_good, replacements
 from mixjax.data.encode import Encoder
 from mixjax.data.sampler import Sampler
 from mixjax.data.stages import Stages
@@ -142,17 +142,16 @@ def encode_cells(
         if not encoder.truncate and (mine := [i for i in problems if not faults[i]]):
           raise ValueError(problems[mine[0]])
         faults = {row: why for row, one in enumerate(faults) if (why := one or problems.get(row))}
-        if encoder.truncate and len(faults) == len(examples):
-          for row, why in faults.items():
-            line = {"cell": cell, "row": row, "key": examples[row].key, "reason": why}
-            ledger.write(json.dumps(line | {"replaced_by": None}) + "\n")
-          report[cell] = {"rows": 0, "truncated": 0, "replaced": 0}
-          continue
         replaced = replacements(
           cell, len(examples), faults, lambda row, examples=tuple(examples): examples[row].key
         )
         for line in replaced.values():
           ledger.write(json.dumps(line) + "\n")
+        if len(replaced) == len(examples):
+          if examples and not encoder.truncate:
+            raise ValueError(none_good(cell, replaced))
+          report[cell] = {"rows": 0, "truncated": 0, "replaced": 0}
+          continue
         source = np.arange(len(examples))
         source[list(replaced)] = [line["replaced_by_row"] for line in replaced.values()]
         here = slice(start, start + len(examples))

@@ -10,18 +10,13 @@ import hashlib
 import json
 import os
 import pathlib
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
-from mixjax.corpus.example import Example
-from mixjax.data import pictures
 from mixjax.data import tiles as tiles_lib
-from mixjax.data.bad_records import BadRecord
-from mixjax.data.conversation import Conversation
 from mixjax.data.lengths import (
   IMAGE_TOKENS,
   LOSS_TOKENS,
@@ -32,22 +27,15 @@ from mixjax.data.lengths import (
 )
 from mixjax.data.packed import PADDING, PackedShape
 from mixjax.data.packing import BLOCK, Packing
+from mixjax.data.records import Records
 from mixjax.data.sampler import Sampler
 from mixjax.data.stages import Stages
-from mixjax.models.anyres import Size
 
 _CHUNK = 1 << 16  # samples counted at a time
-_FEW = 16  # records that may fail when they are loaded before their share counts
-
-Pictures = list[UInt8[np.ndarray, "n s s 3"]]  # each picture's tiles
 
 
 class PackedLoader:
-  """The batches of one run; see `batch`.
-
-  A record that fails when it is loaded, though it was measured, is replaced as a bad record is: by
-  the next of its cell that is good and no longer. It is a line of the file `failures`.
-  """
+  """The batches of one run; see `batch`."""
 
   def __init__(
     self,
@@ -66,9 +54,8 @@ class PackedLoader:
       seed: of the order of rows.
       shape: what a global batch looks like.
       block: samples packed together, after each of which the mixture is exact.
-      max_bad: the largest share of loaded records that may fail, from the 17th on.
-      failures: the file to add a line to for each record that fails when it is loaded; by default
-        `failures.jsonl` beside the lengths.
+      max_bad: as `Records` takes it, and `failures` too; by default that file is `failures.jsonl`
+        beside the lengths.
 
     Raises ValueError if the cells were measured for larger rows or for other tiles.
     """
@@ -80,25 +67,10 @@ class PackedLoader:
         f"the cells were measured for rows of {measured_for} tokens, image tokens and tiles of "
         f"{encoder.geometry.tile} pixels; {shape} has room for {room}: measure them for this shape"
       )
-    self.measured, self.shape, self._max_bad = measured, shape, max_bad
+    self.measured, self.shape = measured, shape
+    self.records = Records(measured, failures or measured.folder / "failures.jsonl", max_bad)
     self.sampler = Sampler(weights, measured.rows, seed)
-    self.failures = pathlib.Path(failures or measured.folder / "failures.jsonl")
     self.packing = Packing(self._lengths, shape, seed, block, self._cache(seed, block))
-    self._names = list(measured.rows)
-    self._loaded = 0
-    self._failed: set[int] = set()
-    self._lock = threading.Lock()
-
-  def __getstate__(self):
-    # For worker processes, which find the sampler's sequence anew.
-    kept = {k: v for k, v in vars(self).items() if k not in ("sampler", "_lock")}
-    return kept | {"sampled": (self.sampler.stages, self.sampler.seed)}
-
-  def __setstate__(self, state):
-    weights, seed = state.pop("sampled")
-    vars(self).update(state)
-    self.sampler = Sampler(weights, self.measured.rows, seed)
-    self._lock = threading.Lock()
 
   def _cache(self, seed: int, block: int) -> pathlib.Path:
     """The file for what is known of the packing of these samples."""
@@ -119,7 +91,7 @@ class PackedLoader:
     shape = self.shape.part(process_count)
     first = int(step) * self.shape.rows + process_index * shape.rows
     rows = [self._flat(positions) for positions in self.packing.rows(first, shape.rows)]
-    loaded = iter(self._load(np.concatenate(rows)))
+    loaded = iter(self.records.load(np.concatenate(rows)))
     rows = [[one for one in (next(loaded) for _ in row) if one] for row in rows]
 
     encoder = self.measured.encoder
@@ -178,16 +150,35 @@ class PackedLoader:
   def change(self, step: int, weights: Mapping[str, float]) -> int:
     """New weights from about batch `step` on, for mixers that find them during the run.
 
-    They hold from the first block on of which no batch before `step` has a row. Returns the first
-    sample of that block; a loader made with this one's `sampler.stages` makes the same batches.
-    A dataset that is being read keeps to the old weights: make another, from `step` on. Raises
-    ValueError as `Sampler.append` does.
+    They hold from `start_of` that step on, which is returned. A dataset that is being read keeps to
+    the old weights: make another, from `step` on. Raises ValueError as `Sampler.append` does.
     """
+    start = self.start_of(step)
+    self.append(start, weights)
+    return start
+
+  def start_of(self, step: int) -> int:
+    """The first sample of the first block of which no batch before `step` has a row."""
     block, row = self.packing.locate(step * self.shape.rows)
-    block += row > 0
-    self.sampler.append(block * self.packing.block, weights)
-    self.packing.forget(block, self._cache(self.sampler.seed, self.packing.block))
-    return block * self.packing.block
+    return (block + (row > 0)) * self.packing.block
+
+  def step_of(self, sample: int, steps: int) -> int | None:
+    """The first batch with rows of a sample's block; None where the first `steps` have none."""
+    block = sample // self.packing.block
+    if self.packing.reach(block, steps * self.shape.rows):
+      return None
+    return self.packing.before(block) // self.shape.rows
+
+  def append(self, start: int, weights: Mapping[str, float]):
+    """New weights from sample `start` on; a loader made with this one's `sampler.stages` makes the
+    same batches. Rows of the block of that sample, and of later ones, are others then.
+
+    Raises ValueError as `Sampler.append` does.
+    """
+    self.packing.keep()
+    self.sampler.append(start, weights)
+    block = self.packing.block
+    self.packing.forget(start // block, self._cache(self.sampler.seed, block))
 
   def counts(self, steps: int) -> dict[str, dict[str, float]]:
     """What the first `steps` batches hold of each cell.
@@ -199,12 +190,13 @@ class PackedLoader:
     """
     columns = {"tokens": TOKENS, "image_tokens": IMAGE_TOKENS, "loss_tokens": LOSS_TOKENS}
     tally = {
-      name: np.zeros(len(self._names), np.int64) for name in ("realised", *columns, "replaced")
+      name: np.zeros(len(self.measured.rows), np.int64)
+      for name in ("realised", *columns, "replaced")
     }
     samples = 0
     for positions in self._positions(steps * self.shape.rows):
       flat = self._flat(positions)
-      cell = self._cell(flat)
+      cell = self.measured.cell_of(flat)
       samples += len(positions)
       np.add.at(tally["realised"], cell, 1)
       for name, column in columns.items():
@@ -254,102 +246,3 @@ class PackedLoader:
     first = int(positions.min())
     cell, row = self.sampler.rows(first, int(positions.max()) - first + 1)
     return (self.measured.starts[cell] + row)[positions - first]
-
-  def _cell(self, flat: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    return np.searchsorted(self.measured.starts, flat, side="right") - 1
-
-  def _load(self, flat: Int[np.ndarray, " n"]) -> list[tuple[Conversation, Pictures] | None]:
-    """The samples at some places of the table; None where nothing of the cell could stand in."""
-    found = self._try(flat)
-    for i, at in enumerate(flat):
-      if isinstance(found[i], BadRecord):
-        found[i] = self._stand_in(int(at), found[i])
-    with self._lock:
-      self._loaded += len(flat)
-    return found
-
-  def _try(
-    self, flat: Sequence[int] | Int[np.ndarray, " n"]
-  ) -> list[tuple[Conversation, Pictures] | BadRecord]:
-    """Reads, cuts and tokenises; a BadRecord for each that fails."""
-    found = []
-    for at in flat:
-      try:
-        found.append(self._seen(int(at)))
-      except BadRecord as error:
-        found.append(error)
-    seen = [i for i, one in enumerate(found) if not isinstance(one, BadRecord)]
-    said = self.measured.encoder.encode_many(
-      [found[i][0] for i in seen], [found[i][1] for i in seen]
-    )
-    for i, conversation in zip(seen, said, strict=True):
-      example, _, shown = found[i]
-      if isinstance(conversation, BadRecord):
-        found[i] = conversation
-        continue
-      measured = int(self.measured.table[flat[i], TOKENS])
-      if len(conversation.ids) > measured:
-        raise ValueError(
-          f"row {example.key!r} has {len(conversation.ids)} tokens and was measured as {measured}: "
-          "the cells have changed; measure them again"
-        )
-      found[i] = conversation, shown[: len(conversation.sizes)]
-    return found
-
-  def _seen(self, at: int) -> tuple[Example, list[Size], Pictures]:
-    """The record at a place of the table, with its pictures' sizes and tiles. Raises BadRecord."""
-    (cell,) = self._cell(np.array([at]))
-    try:
-      example = self.measured.cells[self._names[cell]][int(self.measured.table[at, SOURCE])]
-    except ValueError as error:
-      raise BadRecord(str(error)) from error
-    sizes, shown = [], []
-    for encoded in example.images:
-      image = pictures.read(encoded, self.measured.limits)
-      sizes.append(tiles_lib.size_of(image))
-      shown.append(tiles_lib.cut(image, self.measured.encoder.geometry))
-    return example, sizes, shown
-
-  def _stand_in(self, at: int, reason: BadRecord) -> tuple[Conversation, Pictures] | None:
-    """The next good record of the same cell, going round, that takes no more room."""
-    table = self.measured.table
-    (cell,) = self._cell(np.array([at]))
-    start, end = self.measured.starts[cell : cell + 2]
-    others = np.concatenate([np.arange(at + 1, end), np.arange(start, at)])
-    good = table[others, SOURCE] == others - start
-    sizes = [TOKENS, IMAGE_TOKENS, TILES]
-    fits = np.all(table[others][:, sizes] <= table[at, sizes], axis=1)
-    found = by = None
-    for other in others[good & fits]:
-      (found,) = self._try([int(other)])
-      if not isinstance(found, BadRecord):
-        by = int(other - start)
-        break
-      found = None
-    self._note(
-      at,
-      {
-        "cell": self._names[cell],
-        "row": int(at - start),
-        "read": int(table[at, SOURCE]),
-        "reason": str(reason),
-        "replaced_by_row": by,
-      },
-    )
-    return found
-
-  def _note(self, at: int, line: dict):
-    """Adds a line to the ledger, once a process. Raises ValueError if there are too many."""
-    with self._lock:
-      if at in self._failed:
-        return
-      self._failed.add(at)
-      self.failures.parent.mkdir(parents=True, exist_ok=True)
-      with open(self.failures, "a") as file:  # one write, so that lines of processes do not mix
-        file.write(json.dumps(line) + "\n")
-      if len(self._failed) > max(_FEW, self._max_bad * self._loaded):
-        raise ValueError(
-          f"{len(self._failed)} of {self._loaded} records failed when they were loaded, over a "
-          f"share of {self._max_bad:g}; {self.failures} says why. Measure the cells again with "
-          "decode=True, or raise max_bad"
-        )

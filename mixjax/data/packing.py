@@ -160,13 +160,16 @@ class Packing:
     if block < 1:
       raise ValueError(f"block is {block}: a block has at least one sample")
     self.block, self._lengths, self._shape, self._seed = block, lengths, shape, seed
-    self._cache = None if cache is None else pathlib.Path(cache)
     # How many rows the blocks before each have, as far as that is known.
     self._ends = [0]
-    if self._cache is not None and self._cache.exists():
-      self._ends += np.cumsum(np.load(self._cache), dtype=np.int64).tolist()
-    self._kept = len(self._ends)
+    self._open(cache)
     self._start()
+
+  def _open(self, cache: str | os.PathLike | None):
+    self._cache, self._kept = None if cache is None else pathlib.Path(cache), 1
+    if self._cache is not None and self._cache.exists():
+      kept = [0, *np.cumsum(np.load(self._cache), dtype=np.int64).tolist()]
+      self._ends, self._kept = max(self._ends, kept, key=len), len(kept)
 
   def _start(self):
     self._lock = threading.RLock()  # loaders ask from prefetch threads
@@ -194,9 +197,23 @@ class Packing:
     """(block, row within the block) of a row of the run."""
     with self._lock:
       while self._ends[-1] <= row:
-        self._ends.append(self._ends[-1] + self._packed(len(self._ends) - 1)[1])
+        self._find()
       block = bisect.bisect(self._ends, row) - 1
       return block, row - self._ends[block]
+
+  def reach(self, block: int, rows: int) -> bool:
+    """Whether the blocks before a block have so many rows, or more."""
+    with self._lock:
+      while self._ends[-1] < rows and len(self._ends) <= block:
+        self._find()
+      return self._ends[min(block, len(self._ends) - 1)] >= rows
+
+  def before(self, block: int) -> int:
+    """How many rows the blocks before a block have."""
+    with self._lock:
+      while len(self._ends) <= block:
+        self._find()
+      return self._ends[block]
 
   def samples(self, rows: int) -> tuple[int, Int[np.ndarray, " n"]]:
     """What the first `rows` rows hold: all samples before a position, and these from there on."""
@@ -212,11 +229,11 @@ class Packing:
       del self._ends[block + 1 :]
       self._packed.cache_clear()
       self._parted.cache_clear()
-      self._cache, self._kept = None if cache is None else pathlib.Path(cache), 0
+      self._open(cache)
 
   def keep(self):
     """Writes what is known of the blocks to the cache, if there is one."""
-    if self._cache is None or len(self._ends) == self._kept:
+    if self._cache is None or len(self._ends) <= self._kept:
       return
     with self._lock:
       counts = np.diff(self._ends).astype(np.int32)
@@ -226,6 +243,10 @@ class Packing:
       np.save(file, counts)
     os.replace(partial, self._cache)
     self._kept = len(counts) + 1
+
+  def _find(self):
+    """The rows of one block more."""
+    self._ends.append(self._ends[-1] + self._packed(len(self._ends) - 1)[1])
 
   def _pack(self, block: int) -> tuple[Int[np.ndarray, " n"], int]:
     return pack(self._lengths(block * self.block, self.block), self._shape)

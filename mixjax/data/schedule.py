@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mixjax.data.deadlines import GRID, Deadlines
+from mixjax.data.prefix import Sections
 
 PERIOD = 1 << 20
 
@@ -90,13 +91,15 @@ class Schedule:
   def _lag_where(self, n: int, counts: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
     return (self._lag + n * self._shares - counts.astype(object) * GRID).astype(np.int64)
 
-  def _lap(self, number: int) -> Deadlines:
+  def _lap(self, number: int) -> Deadlines | Sections:
     with self._lock:
       return self._later(number) if number else self._first
 
-  def _new_lap(self, number: int) -> Deadlines:
+  def _new_lap(self, number: int) -> Deadlines | Sections:
     if not number:
-      return Deadlines(self._shares, self._lag, self.period)
+      if np.any(self._lag):
+        return Deadlines(self._shares, self._lag, self.period)
+      return Sections(self._shares, self.period)
     before, after = self._before(number), self._before(number + 1)
     lag = self._lag_where(number * self.period, before)
     return Deadlines(self._shares, lag, self.period, after - before)

@@ -1,7 +1,8 @@
 """What to do when a cell has no unseen rows left: decided, and said, before a run begins."""
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,13 +15,24 @@ _ROUNDING = 1e-6  # of a sample
 Exhausted = Literal["repeat", "stop", "redistribute"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """`stages` of a run, and by cell the first sample at which it has no row left that may be read.
+
+  Cells that do not run out are not in `run_out`.
+  """
+
+  stages: Stages
+  run_out: dict[str, int]
+
+
 def plan(
   weights: Mapping[str, float] | Stages,
   sizes: Mapping[str, int],
   samples: int,
   repetition: float | Mapping[str, float] = 0.0,
   exhausted: Exhausted = "stop",
-) -> Stages:
+) -> Plan:
   """The stages under which no row of a run of `samples` is seen more than `repetition` times.
 
   Args:
@@ -41,28 +53,118 @@ def plan(
       "redistribute", when all cells with weight run out before the run ends. Or as
       `mixture.check` does.
   """
-  if exhausted not in get_args(Exhausted):
-    raise ValueError(f"exhausted is one of {', '.join(get_args(Exhausted))}, not {exhausted!r}")
+  supply = Supply(sizes, repetition, exhausted)
   stages = Stages.of(weights)
   vectors = [np.array(list(mixture.check(s.weights, sizes).values())) for s in stages]
-  caps = limits(sizes, repetition)
-  if exhausted == "repeat" or np.all(np.isinf(caps)):
-    return stages
-  ends = [min(end, samples) for end in [*(stage.start for stage in stages), samples][1:]]
-  spans = [(s.start, end) for s, end in zip(stages, ends, strict=True) if s.start < end]
-  wanted = sum((end - start) * vector for (start, end), vector in zip(spans, vectors, strict=False))
-  short = wanted > caps * (1 + 1e-9)
-  if not np.any(short):
-    return stages
-  if exhausted == "stop":
-    raise ValueError(_shortage(list(sizes), wanted, caps, short, samples))
-  cells, done, planned = list(sizes), np.zeros(len(sizes)), []
-  for (start, end), vector in zip(spans, vectors, strict=False):
-    for at, shares, by_then in _until_exhausted(start, end, vector, done, caps):
-      done = by_then
-      named = {cell: float(share) for cell, share in zip(cells, shares, strict=True) if share}
-      planned.append(Stage(at, named))
-  return Stages(tuple(planned))
+  starts = [stage.start for stage in stages if stage.start < samples]
+  ends = [*starts, samples]
+  planned: list[Stage] = []
+  follow(
+    vectors[: len(starts)],
+    supply,
+    lambda number, by: ends[number] if ends[number] <= by else None,
+    lambda start, shares: planned.append(Stage(start, supply.named(shares))),
+  )
+  supply.check(samples)
+  return Plan(Stages(tuple(planned)) if supply.redistributed else stages, supply.run_out)
+
+
+class Supply:
+  """What the cells may still give while a run is planned, from its first sample to its last."""
+
+  def __init__(
+    self,
+    sizes: Mapping[str, int],
+    repetition: float | Mapping[str, float] = 0.0,
+    exhausted: Exhausted = "stop",
+  ):
+    """As `plan` takes them."""
+    if exhausted not in get_args(Exhausted):
+      raise ValueError(f"exhausted is one of {', '.join(get_args(Exhausted))}, not {exhausted!r}")
+    self.run_out: dict[str, int] = {}
+    self.redistributed = False
+    self._cells, self._exhausted = list(sizes), exhausted
+    self._caps, self._given = limits(sizes, repetition), np.zeros(len(sizes))
+
+  @property
+  def limited(self) -> bool:
+    """Whether any cell can run out."""
+    return bool(np.any(np.isfinite(self._caps)))
+
+  def named(self, shares: Float[np.ndarray, " k"]) -> dict[str, float]:
+    """The shares that are not zero, by cell."""
+    return {cell: float(x) for cell, x in zip(self._cells, shares, strict=True) if x}
+
+  def shares(self, weights: Float[np.ndarray, " k"], at: int) -> Float[np.ndarray, " k"]:
+    """What is read from sample `at` on under these weights; float64[k]."""
+    shares = weights
+    # A cell with less than one position's worth left has run out. That gives the others more.
+    while np.any(over := self._short(shares)):
+      for cell in np.flatnonzero(over):
+        self.run_out.setdefault(self._cells[cell], at)
+      if self._exhausted != "redistribute":
+        break
+      self.redistributed = True
+      shares = np.where(over, 0.0, shares)
+      if not np.any(shares):
+        raise ValueError(
+          f"every cell with weight has run out at sample {at}, before the run ends: shorten the "
+          "run, raise the repetition, or give weight to more cells"
+        )
+      shares = shares / shares.sum()
+    return shares
+
+  def lasts(self, shares: Float[np.ndarray, " k"]) -> float:
+    """Samples until a cell runs out that has not yet: a whole number, one at least, or infinity."""
+    used = np.flatnonzero((shares > 0) & ~self._short(shares))
+    left = (self._caps[used] - self._given[used] + _ROUNDING) / shares[used]
+    return max(float(np.floor(np.min(left, initial=np.inf))), 1.0)
+
+  def give(self, samples: int, shares: Float[np.ndarray, " k"]):
+    """So many samples are read."""
+    self._given = self._given + samples * shares
+
+  def check(self, samples: int):
+    """Raises ValueError where a run that has been gone through may not begin."""
+    short = self._given > self._caps * (1 + 1e-9)
+    if self._exhausted == "stop" and np.any(short):
+      raise ValueError(_shortage(self._cells, self._given, self._caps, short, samples))
+
+  def _short(self, shares: Float[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
+    return (shares > 0) & (self._given + shares > self._caps + _ROUNDING)
+
+
+def follow(
+  weights: Sequence[Float[np.ndarray, " k"]],
+  supply: Supply,
+  start_of: Callable[[int, float], int | None],
+  begin: Callable[[int, Float[np.ndarray, " k"]], None],
+) -> None:
+  """Goes through a run from sample 0, part by part of what is read.
+
+  Args:
+    weights: float64[k] of each stage.
+    supply: what cells may give.
+    start_of: (stage, by) -> its first sample, None if that is after `by`; the stage after the last
+      is the run's end. Asked only after `begin` of all before.
+    begin: is called with the first sample of each part and the shares from there on.
+  """
+  position = stage = 0
+  begun = None
+  while stage < len(weights):
+    shares = supply.shares(weights[stage], position)
+    if begun is None or not np.array_equal(shares, begun):
+      begin(position, shares)
+    begun = shares
+    by = position + supply.lasts(shares)
+    if stage + 1 == len(weights) and not supply.limited:
+      return
+    following = start_of(stage + 1, by)
+    end = int(by) if following is None else following
+    supply.give(end - position, shares)
+    position = end
+    if following is not None:
+      stage, begun = stage + 1, None
 
 
 def limits(
@@ -79,33 +181,6 @@ def limits(
   rows = np.array(list(sizes.values()), np.float64)
   # 0.29 epochs of 100 rows are 29 samples, although 0.29 * 100 < 29.
   return np.where(epochs > 0, np.floor(epochs * rows * (1 + 1e-12)), np.inf)
-
-
-def _until_exhausted(
-  start: int,
-  end: int,
-  weights: Float[np.ndarray, " k"],
-  done: Float[np.ndarray, " k"],
-  caps: Float[np.ndarray, " k"],
-) -> Iterator[tuple[int, Float[np.ndarray, " k"], Float[np.ndarray, " k"]]]:
-  """Yields (first position, shares, samples by its end) of each part of one stage."""
-  shares = weights
-  while start < end:
-    # A cell with less than one position's worth left has run out. That gives the others more.
-    while np.any(over := (shares > 0) & (done + shares > caps + _ROUNDING)):
-      shares = np.where(over, 0.0, shares)
-      if not np.any(shares):
-        raise ValueError(
-          f"every cell with weight has run out at sample {start}, before the run ends: shorten the "
-          "run, raise the repetition, or give weight to more cells"
-        )
-      shares = shares / shares.sum()
-    used = np.flatnonzero(shares)
-    left = np.min((caps[used] - done[used] + _ROUNDING) / shares[used])
-    until = int(min(start + left, end))
-    done = done + (until - start) * shares
-    yield start, shares, done
-    start = until
 
 
 def _shortage(

@@ -10,14 +10,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from mixjax.corpus.pixels import rgb, size_of
 from mixjax.models.anyres import Anyres, Size, grouped
-
-WHITE = (255, 255, 255, 255)
-
-
-def size_of(image: Image.Image) -> Size:
-  """(height, width), which PIL has the other way round."""
-  return image.height, image.width
 
 
 def cut(image: Image.Image, geometry: Anyres) -> UInt8[np.ndarray, "n s s 3"]:
@@ -62,11 +56,3 @@ def stack(
 def resized(image: Image.Image, size: Size) -> UInt8[np.ndarray, "h w 3"]:
   """Bicubic, to (height, width)."""
   return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
-
-
-def rgb(image: Image.Image) -> Image.Image:
-  """Red, green and blue; transparency is laid over white."""
-  if "A" in image.getbands() or image.info.get("transparency") is not None:
-    image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-  return image.convert("RGB")

@@ -11,8 +11,7 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from mixjax.data import pictures
-from mixjax.data.bad_records import BadRecord
+from mixjax.corpus import pixels
 from mixjax.data.encode import (
   CHAT_TEMPLATE,
   END,
@@ -131,8 +130,8 @@ def ends_of(folder: str | os.PathLike, tokenizer: Tokenizer) -> tuple[int, ...]:
 def _size(path: epath.Path) -> Size | str:
   """(height, width) of a picture that can be read to its end, or why it cannot."""
   try:
-    return pictures.measure(path.read_bytes(), pictures.LIMITS, decode=True)
-  except BadRecord as error:
+    return pixels.measure(path.read_bytes(), pixels.LIMITS, decode=True)
+  except pixels.BadPicture as error:
     return str(error)
   except OSError as error:
     return error.strerror or type(error).__name__

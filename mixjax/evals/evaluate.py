@@ -20,11 +20,17 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mixjax.data.encode import Encoder
 from mixjax.evals import metrics
-from mixjax.evals.benchmarks import ANLS, BENCHMARKS, CHOICE, IOU, Question
+from mixjax.evals.benchmarks import ANLS, CHOICE, IOU, RELAXED, Question, metrics_of
 from mixjax.evals.generate import answer_scores, generate
 
 Params = PyTree[Float[Array, "..."]]
 BATCH = 128  # rows a forward pass: one compiled shape whatever the number of questions
+LEAST_NEW = 12  # tokens that are decoded, more where a benchmark has longer answers
+
+# What a metric makes of a decoded answer; the other two need no decoding.
+JUDGES = {
+  ANLS: metrics.anls, RELAXED: metrics.relaxed_accuracy, IOU: metrics.grounding,
+}  # fmt: skip
 
 
 def summary(values: np.ndarray) -> dict[str, float]:
@@ -65,14 +71,13 @@ class Suite:
     )
 
   @functools.cached_property
-  def _encoded(self) -> dict[str, np.ndarray]:
-    return self._stack([(q.prompt, q.answer) for q in self.questions])
+  def benchmarks(self) -> dict[str, str]:
+    """Benchmark -> how it is scored; scores have the same order."""
+    return metrics_of(self.questions)
 
-  def _stack(self, pairs: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
-    prompts, answers = zip(*pairs, strict=True)
-    encoded = self.encoder.encode_many(prompts, answers, [True] * len(pairs), prompts)
-    encoded.pop("truncated")
-    return encoded
+  @functools.cached_property
+  def _encoded(self) -> dict[str, np.ndarray]:
+    return encoded(self.encoder, self.questions, [q.answer for q in self.questions])
 
   def _answer_scores(self, graphdef, params, encoded, image_rows, blind: bool):
     """Batched `answer_scores` as numpy: nll float[q], tokens int[q], exact bool[q]."""
@@ -98,7 +103,7 @@ class Suite:
     )
     per_token = nll / tokens
     result = {}
-    for name in BENCHMARKS:
+    for name in self.benchmarks:
       at = self._rows(name)
       result[name] = {
         **summary(np.exp(-per_token[at])),
@@ -112,12 +117,11 @@ class Suite:
   ) -> dict[str, dict[str, float]]:
     """`likelihoods` plus each benchmark's own metric as {metric, metric_stderr} on 0-100."""
     result, exact_match = self._likelihoods(graphdef, params, blind)
-    for name, benchmark in BENCHMARKS.items():
+    for name, metric in self.benchmarks.items():
       at = self._rows(name)
-      if benchmark.metric == CHOICE:
+      if metric == CHOICE:
         values = self._choose(graphdef, params, at, blind)
-      elif benchmark.metric in (ANLS, IOU):
-        judge = metrics.anls if benchmark.metric == ANLS else metrics.grounding
+      elif judge := JUDGES.get(metric):
         said = self._generate(graphdef, params, at, blind)
         values = np.array(
           [judge(s, self.questions[i].answer) for s, i in zip(said, at, strict=True)]
@@ -133,11 +137,10 @@ class Suite:
 
   def _choose(self, graphdef, params, at, blind) -> np.ndarray:
     """1 where the answer is the likeliest choice, by NLL a token."""
-    pairs = [(self.questions[i].prompt, c) for i in at for c in self.questions[i].choices]
     owners = np.array([i for i in at for _ in self.questions[i].choices])
-    nll, tokens, _ = self._answer_scores(
-      graphdef, params, self._stack(pairs), self.image_rows[owners], blind
-    )
+    offered = [choice for i in at for choice in self.questions[i].choices]
+    pairs = encoded(self.encoder, [self.questions[i] for i in owners], offered)
+    nll, tokens, _ = self._answer_scores(graphdef, params, pairs, self.image_rows[owners], blind)
     per_token = nll / tokens
     values = []
     for i in at:
@@ -146,7 +149,9 @@ class Suite:
       values.append(float(choices[int(np.argmin(mine))] == self.questions[i].answer))
     return np.array(values)
 
-  def _generate(self, graphdef, params, at, blind, new_tokens: int = 12) -> list[str]:
+  def _generate(self, graphdef, params, at, blind) -> list[str]:
+    longest = max(self.encoder.count(self.questions[i].answer) for i in at)
+    new_tokens = max(LEAST_NEW, longest + 1)
     model = nnx.merge(graphdef, params)
     prompts = [self.encoder.prompt(self.questions[i].prompt) for i in at]
     said = []
@@ -161,6 +166,23 @@ class Suite:
     return said[: len(at)]
 
 
+def encoded(
+  encoder: Encoder, questions: Sequence[Question], answers: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Arrays of each question with one of `answers`. ValueError names a question that is too long."""
+  prompts, keys = [q.prompt for q in questions], [q.id for q in questions]
+  arrays = encoder.encode_many(prompts, answers, [True] * len(answers), keys)
+  arrays.pop("truncated")
+  return arrays
+
+
+def check_fits(encoder: Encoder, questions: Sequence[Question]) -> None:
+  """Raises ValueError for a question that, with its answer or a choice, is too long."""
+  whole = dataclasses.replace(encoder, truncate=False)
+  said = [(q, text) for q in questions for text in dict.fromkeys((q.answer, *q.choices))]
+  encoded(whole, *zip(*said, strict=True))
+
+
 def answer_prior(questions: Sequence[Question]) -> dict[str, float]:
   """Exact match, on 0-100, of the best constant guess to each prompt of a benchmark.
 
@@ -168,7 +190,7 @@ def answer_prior(questions: Sequence[Question]) -> dict[str, float]:
   but not the picture; for multiple choice it is at least one over the number of choices.
   """
   result = {}
-  for name in BENCHMARKS:
+  for name in metrics_of(questions):
     mine = [q for q in questions if q.benchmark == name]
     by_prompt: dict[str, collections.Counter] = {}
     for q in mine:

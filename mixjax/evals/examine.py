@@ -17,17 +17,17 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, UInt8
 
-from mixjax.data import pictures
+from mixjax.corpus import pixels
 from mixjax.data import tiles as tiles_lib
 from mixjax.data.encode import PAD
 from mixjax.evals import metrics
 from mixjax.evals.asked import Asked, Asker
-from mixjax.evals.benchmarks import ANLS, BENCHMARKS, CHOICE, EXACT, IOU, Question
-from mixjax.evals.evaluate import summary
+from mixjax.evals.benchmarks import CHOICE, EXACT, Question
+from mixjax.evals.evaluate import JUDGES, summary
 from mixjax.evals.generate import generate, score_answers, see
 from mixjax.models.llava_next import LlavaNext, Tiles
 
-JUDGES = {EXACT: metrics.exact_match, ANLS: metrics.anls, IOU: metrics.grounding}
+DECODED = {**JUDGES, EXACT: metrics.exact_match}
 
 
 def room(tokens: int) -> int:
@@ -132,7 +132,7 @@ class Examiner:
     }
 
   def _cut(self, path: epath.Path) -> UInt8[np.ndarray, "n s s 3"]:
-    return tiles_lib.cut(pictures.read(path.read_bytes(), pictures.LIMITS), self.asker.geometry)
+    return tiles_lib.cut(pixels.read(path.read_bytes()), self.asker.geometry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def examine(
       metric = float(text == question.answer)
     else:
       text = said[i]
-      metric = JUDGES[BENCHMARKS[question.benchmark].metric](text, question.answer)
+      metric = DECODED[question.metric](text, question.answer)
     results.append(
       Answered(
         question.id, question.benchmark, text, float(each[at]), bool(exact[here[at]]), metric
@@ -215,4 +215,4 @@ def scores(results: Sequence[Answered]) -> dict[str, dict[str, float]]:
 
 
 def _chosen(question: Question) -> bool:
-  return BENCHMARKS[question.benchmark].metric == CHOICE
+  return question.metric == CHOICE

@@ -2,6 +2,8 @@
 benchmarks.
 """
 
+import math
+
 from mixjax.corpus import tasks
 
 
@@ -32,6 +34,26 @@ def anls(said: str, answer: str) -> float:
   longer = max(len(said), len(answer))
   similarity = 1 - edit_distance(said, answer) / longer if longer else 1.0
   return similarity if similarity >= 0.5 else 0.0
+
+
+def relaxed_accuracy(said: str, answer: str) -> float:
+  """ChartQA's: numbers may be off by 5% of the answer, anything else has to match exactly.
+
+  A percentage is a hundredth of its number. An answer of zero allows no error.
+  """
+  number, truth = _number(said), _number(answer)
+  if number is None or truth is None:
+    return exact_match(said, answer)
+  return float(abs(number - truth) <= 0.05 * abs(truth))
+
+
+def _number(text: str) -> float | None:
+  text = text.strip().replace(",", "")
+  try:
+    number = float(text.removesuffix("%"))
+  except ValueError:
+    return None
+  return (number / 100 if text.endswith("%") else number) if math.isfinite(number) else None
 
 
 def box_iou(a: tasks.Box, b: tasks.Box) -> float:

@@ -27,6 +27,7 @@ from mixjax.corpus.readers import Fault, detect, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
 from mixjax.evals import benchmarks
+from mixjax.evals.evaluate import check_fits
 from mixjax.jobs import concepts
 from mixjax.jobs.embedding import embed_corpus
 from mixjax.jobs.workdir import claim, write_whole
@@ -74,6 +75,15 @@ class AtlasConfig:
       raise ValueError(f"choose is {self.choose!r}: give numbers, as in 10/20/50") from error
 
   @property
+  def questions_folder(self) -> epath.Path:
+    """Where a corpus of one's own is asked about; ValueError if that is not said."""
+    if not self.questions:
+      raise ValueError(
+        "a corpus of your own needs questions=FOLDER with validation.json and benchmark.json"
+      )
+    return epath.Path(self.questions)
+
+  @property
   def checkpoint_folder(self) -> epath.Path:
     return epath.Path(self.checkpoints) if self.checkpoints else STANDINS
 
@@ -101,6 +111,9 @@ def run(config: AtlasConfig, workdir: epath.PathLike, reporter: Reporter) -> epa
     config.text_length,
     truncate=config.corpus != "gallery",
   )
+  if config.corpus != "gallery":  # what is wrong is said before hours of embedding
+    for asked in benchmarks.read_splits(questions).values():
+      check_fits(encoder, asked)
   origin = Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"))
   index = embed_corpus(corpus, origin, clip, folder, reporter, questions)
   if jax.process_index():  # the others have embedded their parts
@@ -132,14 +145,14 @@ def ignore(fault: Fault) -> None:
 def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
   """(path of the corpus, folder of the questions); builds the gallery when that is the corpus."""
   if config.corpus != "gallery":
-    if not config.questions:
-      raise ValueError(
-        "a corpus of your own needs questions=FOLDER with validation.json and benchmark.json"
-      )
+    questions = config.questions_folder
     detect(config.corpus)
-    for split in ("validation", "benchmark"):  # what is wrong is said before hours of embedding
-      benchmarks.read(epath.Path(config.questions) / f"{split}.json")
-    return epath.Path(config.corpus), epath.Path(config.questions)
+    return epath.Path(config.corpus), questions
+  if config.questions:
+    raise ValueError(
+      "the gallery brings its own questions: questions=FOLDER is for a corpus of your own, which "
+      "corpus=PATH names"
+    )
   path = workdir / "gallery"
   if not (path / "card.json").exists():
     reporter.stage("gallery")

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from mixjax.atlas import embed, parts
 from mixjax.corpus.corpus import Corpus
+from mixjax.corpus.pixels import BadPicture
 from mixjax.corpus.readers import Fault
 from mixjax.evals import benchmarks
 from mixjax.jobs.workdir import write_whole
@@ -43,7 +44,7 @@ def embed_corpus(
 
   Raises:
     ValueError: no image can be read, or one of the questions' cannot; or what is there was made
-      from another corpus or another tower.
+      from another corpus, another tower or other questions.
   """
   if not (folder / INDEX).exists():
     reporter.stage("embed")
@@ -66,6 +67,8 @@ def embed_corpus(
       shutil.rmtree(folder / "parts")
     _wait(INDEX)
   index = json.loads((folder / INDEX).read_text())
+  if questions is not None:
+    _check_questions(questions, folder / "questions")
   for what, name, now in (
     ("corpus", "corpus_sha256", origin.corpus),
     ("tower", "encoder", origin.encoder),
@@ -96,20 +99,30 @@ def _index(card: parts.Card) -> dict:
 def _embed_questions(embedder: embed.Embedder, questions: epath.Path, folder: epath.Path) -> None:
   """Features of every question's image, and the questions themselves."""
   folder.mkdir(parents=True, exist_ok=True)
-  for split in ("validation", "benchmark"):
-    asked = benchmarks.read(questions / f"{split}.json")
+  for split, asked in benchmarks.read_splits(questions).items():
     names = sorted({q.image for q in asked})
     pixels = []
     for name in names:
       try:
         pixels.append(embed.decode((questions / name).read_bytes(), embedder.size))
-      except (embed.UnreadableImage, OSError) as error:
+      except (BadPicture, OSError) as error:
         raise ValueError(
           f"image {name} of the {split} questions cannot be read: {error}"
         ) from error
     np.save(folder / f"{split}_features.npy", embedder(pixels)[1])
     write_whole(folder / f"{split}_images.json", json.dumps(names))
     write_whole(folder / f"{split}.json", (questions / f"{split}.json").read_text())
+
+
+def _check_questions(questions: epath.Path, folder: epath.Path) -> None:
+  """Raises ValueError if what was embedded is not what is asked now."""
+  for split in benchmarks.SPLITS:
+    name = f"{split}.json"
+    if json.loads((folder / name).read_text()) != json.loads((questions / name).read_text()):
+      raise ValueError(
+        f"{folder / name} was made from other questions: {questions / name} has changed since; "
+        "put it back, or use another --workdir"
+      )
 
 
 def _keep_ledger(

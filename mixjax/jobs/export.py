@@ -7,7 +7,7 @@ from types import ModuleType
 from etils import epath
 
 from mixjax.atlas import shards
-from mixjax.jobs.train import named_mixture
+from mixjax.jobs.mixtures import named_mixture
 from mixjax.jobs.workdir import write_whole
 from mixjax.recipes.exporters import (
   energon,
@@ -50,6 +50,8 @@ def main(config: dict, workdir: str) -> None:
       "folder atlas/cells of the same run"
     )
   trainer = TRAINERS[config["to"]]
+  samples = config["samples"] or None
+  sources_lib.check_samples(samples)
   cells = config["cells"] if "://" in config["cells"] else os.path.abspath(config["cells"])
   manifest = shards.read_manifest(cells)
   rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items()}
@@ -60,7 +62,6 @@ def main(config: dict, workdir: str) -> None:
     folder=cells,
     extra_tokens=config["extra_tokens"],
   )
-  samples = config["samples"] or None
   options = {"strategy": config["strategy"]} if trainer is llava_next else {}
   export = trainer.export(found, samples, **options)
   used = {source.cell for source in found}

@@ -13,7 +13,7 @@ from etils import epath
 
 from mixjax.corpus import readers
 from mixjax.corpus.corpus import CLASSIFIER, Corpus
-from mixjax.corpus.lint import lookalike, picture, report, survey
+from mixjax.corpus.lint import lookalike, report, survey
 from mixjax.corpus.parallel import ordered_map
 from mixjax.corpus.readers import reading as reading_lib
 from mixjax.jobs.workdir import write_whole
@@ -36,7 +36,6 @@ class LintConfig:
   split: str = ""
   images: str = ""
   labels: str = "rules"
-  max_pixels: int = picture.MAX_PIXELS
   bound: int = lookalike.BOUND
   workers: int = 2
 
@@ -62,14 +61,14 @@ def run(config: LintConfig, workdir: epath.PathLike, reporter: Reporter) -> dict
   forbidden = None
   if config.questions:
     reporter.stage("benchmark pictures")
-    forbidden = report.benchmark(epath.Path(config.questions), config.max_pixels)
+    forbidden = report.benchmark(epath.Path(config.questions))
   corpus = Corpus(epath.Path(config.corpus), reading, config.labels, config.workers)
   if config.labels == CLASSIFIER:
     reporter.stage("learning tasks")
   parts, label = list(readers.parts(config.corpus, reading)), corpus.label
   total = survey.Survey()
   reporter.stage("lint", total=len(parts))
-  surveyor = survey.Surveyor(reading, label, config.max_pixels)
+  surveyor = survey.Surveyor(reading, label)
   for one in ordered_map(surveyor, parts, config.workers):
     total.add(one)
     reporter.advance(note=f"rows={total.rows}")

@@ -104,15 +104,16 @@ def search(config: SearchConfig, runner: Runner, rows, known, reporter: Reporter
   baselines = {"uniform": float(uniform.mean())}
   for ask, result in zip(others, results[len(noise_asks) :], strict=True):
     baselines[ask.purpose] = result.score
+  names = config.benchmarks
   found = {
-    "benchmarks": list(benchmarks.BENCHMARKS),
+    "benchmarks": list(names),
     "noise": {"uniform": uniform.tolist(), "sd": noise},
     "baselines": {name: {"weights": known[name], "score": s} for name, s in baselines.items()},
     "axes": {},
   }
   # What is as it always was goes without saying.
   if config.objective:
-    shares = zip(benchmarks.BENCHMARKS, config.weights.tolist(), strict=True)
+    shares = zip(names, config.weights.tolist(), strict=True)
     found["objective"] = {name: share for name, share in shares if share}
   if config.search != SearchOptions():
     found["search"] = dataclasses.asdict(config.search)

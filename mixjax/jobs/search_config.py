@@ -94,19 +94,28 @@ class SearchConfig:
         f"the recipe is to come from the axis {self.headline!r}, which is not searched: "
         f"make headline one of {', '.join(self.axes)}, or give it a budget in axes"
       )
-    if unknown := [name for name in self.objective if name not in benchmarks.BENCHMARKS]:
-      raise ValueError(
-        f"objective weighs {unknown}, which are no benchmarks; "
-        f"known are {', '.join(benchmarks.BENCHMARKS)}"
-      )
+    if self.objective:
+      names = self.benchmarks
+      if unknown := [name for name in self.objective if name not in names]:
+        raise ValueError(
+          f"objective weighs {unknown}, which are no benchmarks; known are {', '.join(names)}"
+        )
     _ = self.weights
+
+  @property
+  def benchmarks(self) -> tuple[str, ...]:
+    """What is asked, in the order of its scores: the gallery's, or what `questions` hold."""
+    if self.atlas.corpus == "gallery":
+      return tuple(benchmarks.BENCHMARKS)
+    asked = benchmarks.read_splits(self.atlas.questions_folder)
+    return tuple(benchmarks.metrics_of(asked["validation"]))
 
   @property
   def weights(self) -> Float[np.ndarray, " b"] | None:
     """What each benchmark counts, summing to 1; None where the score is their plain mean."""
     if not self.objective:
       return None
-    return Objective(self.objective).over(tuple(benchmarks.BENCHMARKS))
+    return Objective(self.objective).over(self.benchmarks)
 
 
 def parse(config: dict) -> SearchConfig:

@@ -22,8 +22,10 @@ from mixjax.data.encode import Tokenizer
 from mixjax.data.lengths import measure_cells
 from mixjax.data.packed import PackedShape
 from mixjax.data.packed_loader import PackedLoader
+from mixjax.data.packed_stages import planned_loader
+from mixjax.data.supply import Plan, Supply
+from mixjax.jobs import mixtures
 from mixjax.jobs.pretrained import Pretrained
-from mixjax.jobs.train import named_mixture
 from mixjax.jobs.workdir import claim, write_whole
 from mixjax.models import attention, hf, layers
 from mixjax.models import mesh as mesh_lib
@@ -42,7 +44,8 @@ PLACE = ("distributed", "workers")
 def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it.
 
-  Leaves checkpoints/, metrics.jsonl, model/ (a folder that `transformers` opens) and result.json.
+  Leaves stages.json, checkpoints/, metrics.jsonl, model/ (a folder that `transformers` opens) and
+  result.json.
   """
   check(config, workdir)
   if config["distributed"]:
@@ -58,9 +61,13 @@ def main(config: dict, workdir: str) -> None:
     claim(workdir, {name: value for name, value in config.items() if name not in PLACE})
     pretrained.lay_out(model, tokenizer, folder / "frame")
   multihost_utils.sync_global_devices("claimed")
-  loader = make_loader(config, model, tokenizer, shape, folder / "lengths")
+  loader, plan = make_loader(config, model, tokenizer, shape, folder / "lengths")
+  mixtures.check_kept(folder, plan.stages)
   reporter = Reporter()
   if first:
+    mixtures.keep(folder, plan.stages)
+    planned = mixtures.describe(plan, lambda sample: loader.step_of(sample, config["steps"]))
+    mixtures.say(reporter, plan, planned, config["exhausted"])
     reporter.stage("train", config["steps"])
   seen = 0
 
@@ -84,6 +91,7 @@ def main(config: dict, workdir: str) -> None:
   hf.save_llava_next(trained, folder / "model", config["export"], source=folder / "frame")
   if first:
     result = {
+      "planned": planned,
       "counts": loader.counts(config["steps"]),
       "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
       "mesh": dict(mesh.shape),
@@ -97,6 +105,7 @@ def main(config: dict, workdir: str) -> None:
 def check(config: dict[str, Any], workdir: str) -> None:
   """Raises ValueError for what would only show when a model is loaded, or after all steps."""
   layers.check_running(config["remat"], dtype=config["dtype"], export=config["export"])
+  Supply({}, config["repetition"], config["exhausted"])
   for name, path in (("--workdir", workdir), ("cells", config["cells"])):
     if "://" in path:
       raise ValueError(
@@ -161,10 +170,10 @@ def make_loader(
   tokenizer: Tokenizer,
   shape: PackedShape,
   folder: epath.Path,
-) -> PackedLoader:
-  """The batches of the run's mixture; lengths of rows are found once and kept in `folder`."""
+) -> tuple[PackedLoader, Plan]:
+  """The batches of the run's mixture, and what that is; lengths are found once, for `folder`."""
   cells = open_cells(config["cells"])
-  weights = named_mixture(config["mixture"], cells.rows)
+  weights = mixtures.named_stages(config["mixture"], cells.rows)
   encoder = ConversationEncoder.of(tokenizer, model.anyres, shape)
   first = jax.process_index() == 0
   if not first:  # what the first process has found is there for all
@@ -172,7 +181,8 @@ def make_loader(
   measured = measure_cells(cells, encoder, folder, workers=config["workers"])
   if first:
     multihost_utils.sync_global_devices("measured")
-  return PackedLoader(measured, weights, config["seed"], shape)
+  run = (config["seed"], shape, config["steps"], config["repetition"], config["exhausted"])
+  return planned_loader(measured, weights, *run)
 
 
 def train(

@@ -118,7 +118,7 @@ def _same_run(a: TrialSpec, b: TrialSpec) -> bool:
 
 
 def table_score(run: dict) -> float:
-  """Average of the ten benchmarks' own metrics, 0-100."""
+  """Average of the benchmarks' own metrics, 0-100."""
   return float(np.mean([s["metric"] for s in run["scores"]["benchmark"].values()]))
 
 

@@ -8,7 +8,8 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from flax import nnx
 
 from mixjax.data import encode
 from mixjax.data.loader import EncodedCells, Loader
+from mixjax.data.stages import Stages
 from mixjax.evals import benchmarks
 from mixjax.evals.evaluate import Suite
 from mixjax.models import hf
@@ -43,10 +45,12 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class TrialSpec:
-  """`weights` is the mixture by cell; `full` adds the benchmarks' metrics and a blind pass."""
+  """`weights` is the mixture by cell, or stages of such; `full` adds the benchmarks' metrics and a
+  blind pass.
+  """
 
   folder: str
-  weights: dict[str, float]
+  weights: dict[str, float] | Stages
   seed: int
   budget: Budget
   full: bool = False
@@ -93,8 +97,15 @@ class World:
     """(graphdef, params) of a checkpoint without its vision tower, whose features are cached."""
     return nnx.split(hf.load_llava(model, tower=False, unroll=True))
 
-  def run(self, spec: TrialSpec, on_step: Callable[[int, float], None] | None = None) -> dict:
-    """Trains and scores; returns what `result.json` holds. A finished trial is only read."""
+  def run(
+    self,
+    spec: TrialSpec,
+    on_step: Callable[[int, float], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+  ) -> dict:
+    """Trains and scores; returns what `result.json` holds, `about` too. A finished trial is only
+    read.
+    """
     folder = epath.Path(spec.folder)
     result_path = folder / "result.json"
     if result_path.exists():
@@ -136,7 +147,7 @@ class World:
       "counts": loader.counts(steps),
       "parameters": sum(p.size for p in jax.tree.leaves(params)),
       "seconds": {"train": trained - began, "score": time.time() - trained},
-    }
+    } | dict(about or {})
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result, indent=1))
     partial.replace(result_path)

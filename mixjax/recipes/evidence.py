@@ -91,15 +91,26 @@ class Evidence:
     return [path.read_bytes() if path.exists() else None for path in paths]
 
   @functools.cached_property
+  def questions(self) -> list[benchmarks.Question]:
+    """What the final table asks."""
+    return benchmarks.read(self._existing("atlas/questions/benchmark.json"))
+
+  @property
+  def metrics(self) -> dict[str, str]:
+    """Benchmark -> metric; the gallery's where the questions are not there."""
+    if self.has("atlas/questions/benchmark.json"):
+      return benchmarks.metrics_of(self.questions)
+    return dict(benchmarks.GALLERY)
+
+  @functools.cached_property
   def prior(self) -> dict[str, float | None]:
     """What the best constant guess to each prompt scores on a benchmark, 0-100.
 
     None where prompts hardly repeat: a guess fitted to each single question tells nothing.
     """
-    questions = benchmarks.read(self._existing("atlas/questions/benchmark.json"))
     found = {}
-    for name, score in answer_prior(questions).items():
-      prompts = [q.prompt for q in questions if q.benchmark == name]
+    for name, score in answer_prior(self.questions).items():
+      prompts = [q.prompt for q in self.questions if q.benchmark == name]
       found[name] = score if len(prompts) >= LEAST_ASKED * len(set(prompts)) else None
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from mixjax.evals.benchmarks import BENCHMARKS
+from mixjax.evals.benchmarks import BENCHMARKS, GALLERY
 from mixjax.recipes import figures, heatmaps, page, search_tables, sensitivity, tables
 from mixjax.recipes.caution import caution
 from mixjax.recipes.evidence import LEAST_ASKED, Evidence, Missing
@@ -23,7 +23,7 @@ def write(workdir: epath.PathLike) -> epath.Path:
   """Writes `workdir/report.html` and returns its path."""
   evidence = Evidence(epath.Path(workdir))
   sections = {name: _attempt(build, evidence) for name, build in SECTIONS.items()}
-  fixed = {"benchmarks": BENCHMARKS, "average": tables.AVERAGE}
+  fixed = {"average": tables.AVERAGE}
   text = page.render(fixed | sections)
   path = evidence.workdir / "report.html"
   partial = evidence.workdir / ".report.html.partial"
@@ -80,7 +80,8 @@ def _recipe(evidence: Evidence) -> dict:
 
 
 def _table(evidence: Evidence) -> dict:
-  rows = tables.score_rows(evidence.targets)
+  metrics = evidence.metrics
+  rows = tables.score_rows(evidence.targets, metrics)
   names = tables.names_of(evidence.targets)
   return {
     "rows": rows,
@@ -88,6 +89,7 @@ def _table(evidence: Evidence) -> dict:
     "apart": [n for n in names if n not in tables.RECIPES],
     "seeds": rows[-1].scores[tables.RECIPE].n,
     "figure": figures.averages("averages", rows[-1].scores),
+    "known": list(BENCHMARKS.values()) if metrics == GALLERY else [],
   }
 
 

@@ -12,7 +12,7 @@ from scipy import optimize
 from mixjax.search import acquire
 from mixjax.search.acquire import Acquisition
 from mixjax.search.constraints import Constraints
-from mixjax.search.moments import Sum, Told, moments_at, moments_of
+from mixjax.search.moments import Model, Told, moments_at, moments_of
 
 # Coordinates have no useful gradient at 0: along constraints no weight is taken below this.
 EDGE = 1e-6
@@ -22,7 +22,7 @@ EDGE = 1e-6
 class Height:
   """An acquisition after some runs are told."""
 
-  model: Sum
+  model: Model
   told: Told
   acquisition: Acquisition
   parameter: np.ndarray

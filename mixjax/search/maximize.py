@@ -21,8 +21,10 @@ from jaxtyping import Array, Float
 from mixjax.search import acquire, process
 from mixjax.search.acquire import KAPPA, MAXIMA, Acquisition
 from mixjax.search.constraints import Constraints
+from mixjax.search.fidelities import Linked
 from mixjax.search.height import Height
-from mixjax.search.moments import Sum, Told, moments_at, moments_of
+from mixjax.search.mixed import model_of, of_target
+from mixjax.search.moments import Model, Told, moments_at, moments_of
 from mixjax.search.observations import matches
 from mixjax.search.policies.within import allowed
 from mixjax.search.space import Key, candidates
@@ -43,7 +45,7 @@ SUFFICIENT = 1e-4
 
 
 def maximize(
-  parts: Sequence[Surrogate],
+  parts: Sequence[Surrogate | Linked],
   count: int = 1,
   *,
   weights: Float[np.ndarray, " b"] | None = None,
@@ -57,12 +59,13 @@ def maximize(
 ) -> Float[np.ndarray, "count d"]:
   """The `count` different mixtures of the highest acquisition within the bounds, best first.
 
-  It is that of the sum of `parts`, processes of the same runs, times `weights` (None is all 1); the
-  errors of two at one mixture have `correlation` (None: independent). A batch is made as in
-  `acquire.choose_batch`: `pending` mixtures and those chosen are told to every process as if they
-  had come out as predicted. They do not come out again, nor what was run unless `repeat`. Nothing
-  is worse than the best of the space's pool. `kappa` 0 finds the highest posterior mean. Under
-  `constraints` all this is true of what is within, and an improvement is over runs within.
+  It is that of the sum of `parts`, processes of the same runs of the target, linked to cheaper ones
+  or not, times `weights` (None is all 1); the errors of two at one mixture have `correlation`
+  (None: independent). A batch is made as in `acquire.choose_batch`: `pending` mixtures and those
+  chosen are told to every process as if they had come out as predicted. They do not come out again,
+  nor what was run unless `repeat`. Nothing is worse than the best of the space's pool. `kappa` 0
+  finds the highest posterior mean. Under `constraints` all this is true of what is within, and an
+  improvement is over runs within.
 
   The number of runs, of pending ones and of the batch are filled up to a few sizes, so that a
   growing study meets few compilations. ValueError for a count below 1, for "thompson", whose draws
@@ -74,7 +77,8 @@ def maximize(
   if acquisition == "thompson":
     raise ValueError("thompson draws scores of candidates: use acquire.choose_batch with a pool")
   space = parts[0].space
-  runs = parts[0].data.rows[: parts[0].count]
+  fitted = of_target(parts[0])
+  runs = fitted.data.rows[: fitted.count]
   told = np.zeros((0, space.dim)) if pending is None else space.check(pending)
   before, size = len(told), len(told) + count
   key = acquire.numbered(key, len(runs) + before)
@@ -89,7 +93,7 @@ def maximize(
     rivals = runs[allowed(runs, constraints)]
   parameter = kappa
   with process.exact():
-    model = Sum.of(parts, weights, correlation)
+    model = model_of(parts, weights, correlation)
     while len(told) < size:
       given = Told.of(told, size - 1)
       mean, sd = moments_at(model, given, options)
@@ -119,7 +123,7 @@ def maximize(
 
 
 @jax.jit(static_argnames="acquisition")
-def _climb(model: Sum, told: Told, acquisition: Acquisition, parameter, starts: Array):
+def _climb(model: Model, told: Told, acquisition: Acquisition, parameter, starts: Array):
   """Where gradients lead from `starts: float[s, d]`, and the acquisition there `float[s]`.
 
   Barzilai and Borwein's (1988) step lengths. A step is taken if it gains, otherwise shortened; so

@@ -5,6 +5,7 @@ What `Total` and `Surrogate` answer in numpy, as one program that an optimizer c
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import equinox as eqx
 import jax
@@ -56,20 +57,13 @@ class Sum(eqx.Module):
     """`parts`, processes of the same runs, times `weights` (None: all 1); the errors of two at one
     mixture have `correlation` (None: independent). ValueError if they disagree."""
     space, data = parts[0].space, parts[0].data
+    check_runs(parts)
     for place, part in enumerate(parts):
-      if not np.array_equal(part.data.rows, data.rows) or part.count != parts[0].count:
-        raise ValueError(f"process {place} was fitted to other mixtures than process 0")
       if part.form != parts[0].form or len(part.draws.noise) != len(parts[0].draws.noise):
         raise ValueError(
           f"process {place} has another form or number of draws than process 0: fit alike"
         )
-    weights = np.ones(len(parts)) if weights is None else np.asarray(weights, np.float64)
-    correlation = np.eye(len(parts)) if correlation is None else np.asarray(correlation, np.float64)
-    if weights.shape != (len(parts),) or correlation.shape != (len(parts), len(parts)):
-      raise ValueError(
-        f"{len(parts)} processes, but weights of shape {weights.shape} and a correlation of shape "
-        f"{correlation.shape}"
-      )
+    weights, correlation = shares_and_correlation(len(parts), weights, correlation)
     return cls(
       jax.tree.map(lambda *leaves: jnp.stack(leaves), *(part.draws for part in parts)),
       np.array([part.data.center for part in parts]),
@@ -84,6 +78,50 @@ class Sum(eqx.Module):
       space.lower,
       parts[0].form,
     )
+
+  def after(self, told: "Told") -> Callable[[Array], tuple[Array, Array]]:
+    """`moments_of`."""
+    return jax.tree_util.Partial(_moments_of_sum, self, parts_of(self, told))
+
+
+class Model(Protocol):
+  """What can be climbed: a `Sum`, or one with processes of other runs too (`mixed.py`).
+
+  In score units it is `weights` times `scale` times what its processes say of standardised scores.
+  """
+
+  weights: Float[Array, " b"]
+  center: Float[Array, " b"]
+  scale: Float[Array, " b"]
+  correlation: Float[Array, "b b"]
+  axes: Float[Array, "d a"]
+  lower: Float[Array, " d"]
+
+  def after(self, told: "Told") -> Callable[[Array], tuple[Array, Array]]:
+    """Mean and sd at any points once runs are told."""
+
+
+def check_runs(parts: Sequence[Surrogate]) -> None:
+  """ValueError unless all were fitted to the same mixtures."""
+  for place, part in enumerate(parts):
+    if part.count != parts[0].count or not np.array_equal(part.data.rows, parts[0].data.rows):
+      raise ValueError(f"process {place} was fitted to other mixtures than process 0")
+
+
+def shares_and_correlation(
+  count: int,
+  weights: Float[np.ndarray, " b"] | None,
+  correlation: Float[np.ndarray, "b b"] | None,
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b b"]]:
+  """Both in float64, 1 for all and independent where not given. ValueError for other shapes."""
+  weights = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+  correlation = np.eye(count) if correlation is None else np.asarray(correlation, np.float64)
+  if weights.shape != (count,) or correlation.shape != (count, count):
+    raise ValueError(
+      f"{count} processes, but weights of shape {weights.shape} and a correlation of shape "
+      f"{correlation.shape}"
+    )
+  return weights, correlation
 
 
 class Told(eqx.Module):
@@ -183,14 +221,29 @@ def _covariance(lenses: Lens, a: View, b: View) -> Float[Array, "m l"]:
   return within + (a.mean - a.mean.mean(0)).T @ (b.mean - b.mean.mean(0)) / len(a.mean)
 
 
-def moments_of(model: Sum, told: Told) -> Callable[[Array], tuple[Array, Array]]:
+def moments_of(model: Model, told: Told) -> Callable[[Array], tuple[Array, Array]]:
   """Points `float[m, d]` to mean and sd `float[m]` of the sum, in score units; differentiable."""
-  parts = jax.lax.map(lambda part: Part.of(*part, model, told), (model.draws, model.noise))
-  return jax.tree_util.Partial(_moments_of_sum, model, parts)
+  return model.after(told)
+
+
+def parts_of(model: Sum, told: Told) -> Part:
+  """Its processes after runs are told, stacked."""
+  return jax.lax.map(lambda part: Part.of(*part, model, told), (model.draws, model.noise))
+
+
+def each_of_sum(parts: Part, points: Float[Array, "m d"]) -> tuple[Array, Array]:
+  """Mean and sd `float[b, m]` of each process, in standardised scores."""
+  return jax.lax.map(lambda part: part.moments(points), parts)
 
 
 def _moments_of_sum(model: Sum, parts: Part, points: Array) -> tuple[Array, Array]:
-  means, sds = jax.lax.map(lambda part: part.moments(points), parts)
+  return total_of(model, *each_of_sum(parts, points))
+
+
+def total_of(
+  model: Model, means: Float[Array, "b m"], sds: Float[Array, "b m"]
+) -> tuple[Array, Array]:
+  """Mean and sd `float[m]` of the sum in score units, from those of its processes."""
   shares = (model.weights * model.scale)[:, None] * sds
   variance = jnp.sum(shares * (model.correlation @ shares), axis=0)
   least = SMALLEST * jnp.sum(jnp.square(model.weights * model.scale))
@@ -199,7 +252,7 @@ def _moments_of_sum(model: Sum, parts: Part, points: Array) -> tuple[Array, Arra
 
 
 def moments_at(
-  model: Sum, told: Told, points: Float[np.ndarray, "m d"]
+  model: Model, told: Told, points: Float[np.ndarray, "m d"]
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
   """`moments_of` at any number of points, by one compiled program. For `process.exact()`."""
   parts = [
@@ -211,5 +264,5 @@ def moments_at(
 
 
 @jax.jit
-def _moments(model: Sum, told: Told, points: Array) -> tuple[Array, Array]:
+def _moments(model: Model, told: Told, points: Array) -> tuple[Array, Array]:
   return moments_of(model, told)(points)

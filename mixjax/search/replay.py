@@ -8,19 +8,16 @@ Rows state everything in the metric's own units; policies and surrogates see sco
 target, every one at the same cost; a search over fidelities spends its budget on runs of different
 costs, which no table states, has no regret until it runs the target, and buys cheap runs at the
 mixtures of its choice, while those of a table are fixed and seldom on the target's mixtures. So a
-table is replayed at its highest fidelity (`Table.at_target`).
+table is replayed at its highest fidelity (`Table.at_target`). Nor are its cheaper runs given away:
+only some policies learn from them, which would then be ahead by runs that nobody has paid for.
 """
 
-import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import threadpoolctl
-from jaxtyping import Bool, Float, Int
 from scipy.spatial import cKDTree
-from scipy.stats import spearmanr
 
 from mixjax.search.observations import SAME, Observations
 from mixjax.search.policies import Policy
@@ -34,16 +31,25 @@ from mixjax.search.policies.modomodo import MoDoMoDo
 from mixjax.search.policies.olmix import Olmix
 from mixjax.search.policies.regmix import RegMix
 from mixjax.search.predictors import SURROGATES
+from mixjax.search.recorded import Compute, Objective, in_turn, mean_or_none
+from mixjax.search.replay_fit import fit_row, fit_rows, fit_sizes, subset
 from mixjax.search.space import Space
 
-# What a row is computed by, and how many are: `compute(function, {label: arguments})` gives the
-# rows in the order of the labels. A caller may spread them over processes or keep them on disk.
-Compute = Callable[[Callable[..., dict], Mapping[str, tuple]], list[dict]]
-
-
-def in_turn(function: Callable[..., dict], tasks: Mapping[str, tuple]) -> list[dict]:
-  """The simplest `Compute`: here, one after the other."""
-  return [function(*arguments) for arguments in tasks.values()]
+__all__ = [
+  "POLICIES",
+  "SURROGATES",
+  "Compute",
+  "Objective",
+  "design_size",
+  "fit_row",
+  "fit_rows",
+  "fit_sizes",
+  "in_turn",
+  "search_row",
+  "search_rows",
+  "search_summary",
+  "subset",
+]
 
 
 def design_size(space: Space, budget: int) -> int:
@@ -69,51 +75,6 @@ POLICIES: dict[str, Callable[[Space, int], Policy]] = {
   "admire": lambda space, budget: Admire(space),
   "random": lambda space, budget: BestOfRandom(space),
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Objective:
-  """One metric of a table, or the mean of all, and the n runs that have it.
-
-  `values` are in the metric's own units, lower is better if `minimize`; `metrics` are those they
-  are the mean of, None for a single one. `test` marks the runs kept for judging, None where the
-  table has no such split.
-  """
-
-  name: str
-  minimize: bool
-  domains: tuple[str, ...]
-  runs: tuple[str, ...]
-  mixtures: Float[np.ndarray, "n d"]
-  values: Float[np.ndarray, " n"]
-  test: Bool[np.ndarray, " n"] | None = None
-  metrics: Float[np.ndarray, "n b"] | None = None
-
-  def observations(self, runs: Sequence[int]) -> Observations:
-    """What a policy or a surrogate sees of these runs."""
-    parts = None if self.metrics is None else self.sign * self.metrics[runs] / self.metrics.shape[1]
-    return Observations(self.mixtures[runs], self.sign * self.values[runs], parts=parts)
-
-  @property
-  def sign(self) -> int:
-    """What turns values into scores, higher is better."""
-    return -1 if self.minimize else 1
-
-  @functools.cached_property
-  def seen(self) -> Int[np.ndarray, " k"]:
-    """The runs to search in or to fit on: all but the test split."""
-    return np.arange(len(self.values)) if self.test is None else np.flatnonzero(~self.test)
-
-  @functools.cached_property
-  def replicates(self) -> tuple[tuple[int, ...], ...]:
-    """The seen runs, those on the same mixture together; mixtures in the table's order."""
-    mixtures = self.mixtures[self.seen]
-    groups: dict[int, list[int]] = {}
-    near = cKDTree(mixtures).query_ball_point(mixtures, SAME, p=np.inf)
-    for i, alike in enumerate(near):
-      leader = min((j for j in alike if j in groups), default=i)
-      groups.setdefault(leader, []).append(int(self.seen[i]))
-    return tuple(tuple(group) for group in groups.values())
 
 
 def search_rows(
@@ -216,13 +177,13 @@ def _average_search(rows: Sequence[dict]) -> dict:
     "evaluations": longest,
     "regret": np.mean(regret, axis=0).tolist(),
     "found": sum(row["found_at"] is not None for row in rows),
-    "found_at": _mean(row["found_at"] for row in rows),
+    "found_at": mean_or_none(row["found_at"] for row in rows),
     "recommended": {
-      key: _mean(row["recommended"][key] for row in rows) for key in ("regret", "distance")
+      key: mean_or_none(row["recommended"][key] for row in rows) for key in ("regret", "distance")
     },
-    "mean": _mean(row["mean"] for row in rows),
-    "sd": _mean(row["sd"] for row in rows),
-    "seconds": _mean(row["seconds"] for row in rows),
+    "mean": mean_or_none(row["mean"] for row in rows),
+    "sd": mean_or_none(row["sd"] for row in rows),
+    "seconds": mean_or_none(row["seconds"] for row in rows),
   }
 
 
@@ -239,133 +200,8 @@ def search_summary(rows: Sequence[dict]) -> list[dict]:
       "found": int(np.isfinite(found).sum()),
       "found_at_median": float(middle) if np.isfinite(middle) else None,
       "found_at_worst": float(worst) if np.isfinite(worst) else None,
-      "regret": _mean(row["regret"][-1] for row in mine),
-      "recommended_regret": _mean(row["recommended"]["regret"] for row in mine),
-      "seconds": _mean(row["seconds"] for row in mine),
+      "regret": mean_or_none(row["regret"][-1] for row in mine),
+      "recommended_regret": mean_or_none(row["recommended"]["regret"] for row in mine),
+      "seconds": mean_or_none(row["seconds"] for row in mine),
     })  # fmt: skip
   return summary
-
-
-def fit_sizes(objectives: Sequence[Objective], wanted: Sequence[int | str] = ()) -> tuple[int, ...]:
-  """How many runs to fit on: those `wanted`, or 32, 64, 128, ... and "all".
-
-  "all" is the whole train split or, without one, four fifths of the runs, so that some are left to
-  judge on. ValueError where there are not so many runs that every objective has.
-  """
-  fewest = min(len(o.seen) for o in objectives)
-  split = objectives[0].test is not None
-  every = fewest if split else int(0.8 * fewest)
-  most = fewest if split else fewest - 3
-  if not wanted:
-    doubled = (32 << i for i in range(32))
-    return (*(n for n in doubled if n < every), every)
-  sizes = tuple(sorted({every if n == "all" else int(n) for n in wanted}))
-  if not 2 <= sizes[0] <= sizes[-1] <= most:
-    raise ValueError(f"n is between 2 and {most} of {fewest} runs to fit on, not {list(wanted)}")
-  return sizes
-
-
-def fit_rows(
-  objectives: Sequence[Objective],
-  surrogates: Sequence[str],
-  sizes: Sequence[int],
-  seeds: int,
-  compute: Compute = in_turn,
-) -> tuple[list[dict], list[dict]]:
-  """`fit_row` of every surrogate and size: means over objectives and seeds, and one by one.
-
-  The whole train split is fitted once, whatever the number of seeds: it has no subsets.
-  """
-  whole = {n: all(o.test is not None and len(o.seen) == n for o in objectives) for n in sizes}
-  tasks = {
-    f"fit {name} {n} {seed} {o.name}": (o, name, n, seed)
-    for name in surrogates
-    for n in sizes
-    for seed in range(1 if whole[n] else seeds)
-    for o in objectives
-  }
-  rows = compute(fit_row, tasks)
-  averaged = []
-  for name in surrogates:
-    for n in sizes:
-      mine = [row for row in rows if (row["surrogate"], row["n"]) == (name, n)]
-      averaged.append(_average_fit(mine) | {"targets": len(objectives)})
-  return averaged, rows
-
-
-def fit_row(objective: Objective, name: str, n: int, seed: int) -> dict:
-  """One surrogate fitted on n runs and judged on the test split or, without one, on the rest.
-
-  `mse` is in the metric's own units squared, `coverage95` the share of judged runs within 1.96 sd
-  of the prediction (noise included), None where the surrogate states no sd. A constant prediction
-  ranks nothing and counts as a `spearman` of 0. The first fit of a process includes compilation.
-  """
-  fitted_on, judged_on = subset(objective, n, seed)
-  # Which mixtures there are is known before any is run; how they score is not.
-  pool = objective.mixtures[[group[0] for group in objective.replicates]]
-  space = Space.simplex("domain", objective.domains, pool=pool)
-  runs = objective.observations(fitted_on)
-  began = time.perf_counter()
-  with threadpoolctl.threadpool_limits(1):
-    mean, sd = SURROGATES[name](runs, space)(objective.mixtures[judged_on])
-  seconds = time.perf_counter() - began
-  truth = objective.sign * objective.values[judged_on]
-  constant = bool(np.ptp(mean) <= 1e-12 * max(np.abs(mean).max(), 1e-300) or np.ptp(truth) == 0)
-  return {
-    "surrogate": name,
-    "n": n,
-    "seed": seed,
-    "target": objective.name,
-    "spearman": 0.0 if constant else float(spearmanr(mean, truth).statistic),
-    "mse": float(np.mean((mean - truth) ** 2)),
-    "coverage95": None if sd is None else float(np.mean(np.abs(mean - truth) <= 1.96 * sd)),
-    "seconds": seconds,
-    "constant": constant,
-    "judged_on": len(judged_on),
-  }
-
-
-def subset(
-  objective: Objective, n: int, seed: int
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " k"]]:
-  """The runs to fit on and to judge on: nested in n, equal for all surrogates.
-
-  Without a test split the order is random by mixture, so that the judged runs are on mixtures that
-  were not fitted: replicates of a fitted one are left out. ValueError if fewer than 3 are left.
-  """
-  groups = objective.replicates
-  order = [i for g in np.random.default_rng([seed, 2]).permutation(len(groups)) for i in groups[g]]
-  fitted_on = np.sort(order[:n])
-  if objective.test is not None:
-    judged_on = np.flatnonzero(objective.test)
-  else:
-    known = set(fitted_on.tolist())
-    new = [group for group in groups if known.isdisjoint(group)]
-    judged_on = np.sort([i for group in new for i in group]).astype(int)
-  if len(judged_on) < 3:
-    raise ValueError(
-      f"only {len(judged_on)} runs of {objective.name!r} are left to judge {n} fitted ones on: "
-      "fit fewer"
-    )
-  return fitted_on, judged_on
-
-
-def _average_fit(rows: Sequence[dict]) -> dict:
-  """Means over targets and seeds, each with its sd over them."""
-  averaged = {"surrogate": rows[0]["surrogate"], "n": rows[0]["n"]}
-  for key in ("spearman", "mse", "coverage95", "seconds"):
-    values = [row[key] for row in rows]
-    averaged[key] = _mean(values)
-    several = len(values) > 1 and averaged[key] is not None
-    averaged[f"{key}_sd"] = float(np.std(values, ddof=1)) if several else None
-  return averaged | {
-    "fits": len(rows),
-    "seeds": len({row["seed"] for row in rows}),
-    "constant": sum(row["constant"] for row in rows),
-  }
-
-
-def _mean(values) -> float | None:
-  """The mean; None if one of them is not known."""
-  values = list(values)
-  return None if any(value is None for value in values) else float(np.mean(values))

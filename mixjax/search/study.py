@@ -125,8 +125,10 @@ class Study:
 
     The policy sees the finished trials on `space` benchmark by benchmark, at all fidelities
     (`objective.all_fidelities`), and all others on it as pending or infeasible. Answers depend on
-    what is in the folder and on `key` alone; use one for a search. ValueError as of the policy, or
-    if trials were scored on other benchmarks than others.
+    what is in the folder and on `key` alone; use one for a search. A kill may come when only the
+    first of the `count` are queued. They are then pending and not returned again: run what
+    `trials()` has queued, and ask for the rest, which are those that would have come. ValueError as
+    of the policy, or if trials were scored on other benchmarks than others.
     """
     trials = [trial for trial in self.trials() if trial.axis == space.name]
     if any(trial.state == DONE for trial in trials):

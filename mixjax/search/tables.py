@@ -1,16 +1,15 @@
 """Recorded runs: a folder of CSV files read into one table, everything matched by name."""
 
-import csv
 import dataclasses
 import hashlib
-import io
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float
+
+from mixjax.search.sheets import Sheet, listed
 
 # How far the weights of a run may miss a sum of 1 (decimal rounding in the file). RegMix's files
 # miss it by up to 0.004.
@@ -18,7 +17,6 @@ SUM_TOLERANCE = 0.02
 
 # Columns that describe a run and are no domain or metric; "" and "Unnamed: 0" are pandas's own.
 ABOUT = ("", "Unnamed: 0", "run", "name", "index", "fidelity")
-_MISSING = ("", "nan", "na", "n/a", "null", "none")
 _SPLITS = ("train", "test")
 _SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -115,7 +113,7 @@ def read(folder: epath.PathLike) -> Table:
     if differing := set(domains) ^ set(part.domains):
       raise ValueError(
         f"{pairs[0].mixtures.name} and {pair.mixtures.name} have different domains: "
-        f"{_listed(sorted(differing))} in one only"
+        f"{listed(sorted(differing))} in one only"
       )
   names = dict.fromkeys(name for part in parts for name in part.metrics)
   columns = {name: np.concatenate([part.metric(name) for part in parts]) for name in names}
@@ -189,14 +187,14 @@ def _pairs(folder: epath.Path) -> list[_Pair]:
   if lonely := [
     n for n in files if re.fullmatch(r"(train_|test_)?(ratios|metrics)\.csv", n) and n not in used
   ]:
-    raise ValueError(f"{folder} has {_listed(lonely)} without its partner (ratios and metrics)")
+    raise ValueError(f"{folder} has {listed(lonely)} without its partner (ratios and metrics)")
   if olmix and (others := [name for name in files if "_mixture" in name]):
-    raise ValueError(f"{folder} has both ratios.csv and {_listed(others)}: one table a folder")
+    raise ValueError(f"{folder} has both ratios.csv and {listed(others)}: one table a folder")
   pairs = olmix or _regmix_pairs(list(files.values()))
   if not pairs:
     raise FileNotFoundError(
       f"no table in {folder}: it needs ratios.csv and metrics.csv, or *_mixture*.csv and "
-      f"*_loss*.csv; it has {_listed(files) or 'no CSV file'}"
+      f"*_loss*.csv; it has {listed(files) or 'no CSV file'}"
     )
   if "" in (splits := {pair.split for pair in pairs}) and len(splits) > 1:
     raise ValueError(f"{folder} has a table with and one without train_/test_ in its name")
@@ -222,7 +220,7 @@ def _regmix_pairs(paths: list[epath.Path]) -> list[_Pair]:
       group = [*mixtures.get(ending, ()), *losses.get(ending, ())]
       if not (len(mixtures.get(ending, ())) == len(losses.get(ending, ())) == 1):
         raise ValueError(
-          f"{_listed(p.name for p in group)}: a *_mixture*.csv needs exactly one *_loss*.csv with "
+          f"{listed(p.name for p in group)}: a *_mixture*.csv needs exactly one *_loss*.csv with "
           "the same ending"
         )
       size = re.fullmatch(r"_(\d+(?:\.\d+)?)([kmbt])", ending, re.IGNORECASE)
@@ -234,11 +232,11 @@ def _regmix_pairs(paths: list[epath.Path]) -> list[_Pair]:
 
 
 def _read_pair(pair: _Pair) -> _Part:
-  ratios, metrics = _Sheet.read(pair.mixtures, pair.key), _Sheet.read(pair.metrics, pair.key)
+  ratios, metrics = Sheet.read(pair.mixtures, pair.key), Sheet.read(pair.metrics, pair.key)
   for there, other in ((ratios, metrics), (metrics, ratios)):
     if missing := [run for run in there.runs if run not in other.runs]:
       raise ValueError(
-        f"{other.path.name} has no row for {pair.key} {_listed(missing)} of {there.path.name}"
+        f"{other.path.name} has no row for {pair.key} {listed(missing)} of {there.path.name}"
       )
   domains = [name for name in ratios.columns if name not in ABOUT]
   names = [name for name in metrics.columns if name not in ABOUT]
@@ -259,7 +257,7 @@ def _read_pair(pair: _Pair) -> _Part:
   return _Part(runs, tuple(domains), weights, finite, fidelity)
 
 
-def _normalised(weights: np.ndarray, domains: list[str], sheet: "_Sheet") -> np.ndarray:
+def _normalised(weights: np.ndarray, domains: list[str], sheet: "Sheet") -> np.ndarray:
   runs = list(sheet.runs)
   if (bad := ~np.isfinite(weights) | (weights < 0)).any():
     row, column = np.argwhere(bad)[0]
@@ -275,55 +273,3 @@ def _normalised(weights: np.ndarray, domains: list[str], sheet: "_Sheet") -> np.
       f"{SUM_TOLERANCE:.0%}; divide them by their sum if they are shares of one mixture"
     )
   return weights / sums[:, None]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sheet:
-  """One CSV file: its columns, and each run's cells by name."""
-
-  path: epath.Path
-  columns: tuple[str, ...]
-  runs: dict[str, dict[str, str]]
-
-  @classmethod
-  def read(cls, path: epath.Path, key: str) -> "_Sheet":
-    text = path.read_bytes().decode("utf-8-sig")
-    lines = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    if not lines:
-      raise ValueError(f"{path} is empty")
-    columns = tuple(cell.strip() for cell in lines[0])
-    if twice := [n for n, count in Counter(filter(None, columns)).items() if count > 1]:
-      raise ValueError(f"{path} has several columns called {_listed(twice)}")
-    if key not in columns:
-      raise ValueError(f"{path} has no column {key!r} to join on; it has {_listed(columns)}")
-    runs: dict[str, dict[str, str]] = {}
-    for row in lines[1:]:
-      if len(row) != len(columns):
-        raise ValueError(f"{path}: {len(row)} cells for {len(columns)} columns in {row[:3]}...")
-      cells = dict(zip(columns, (cell.strip() for cell in row), strict=True))
-      if cells[key] in runs:
-        raise ValueError(f"{path} has several rows for {key} {cells[key]!r}: keep one of them")
-      runs[cells[key]] = cells
-    return cls(path, columns, runs)
-
-  def numbers(self, column: str, runs: Iterable[str]) -> np.ndarray:
-    """The column for these runs, NaN where there is nothing; ValueError if a cell is text."""
-    return np.array([self._number(run, column) for run in runs])
-
-  def _number(self, run: str, column: str) -> float:
-    cell = self.runs[run][column]
-    if cell.lower() in _MISSING:
-      return np.nan
-    try:
-      return float(cell)
-    except ValueError:
-      raise ValueError(
-        f"{self.path}: run {run!r} has {cell!r} in column {column!r}, which is no number"
-      ) from None
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-  """Names for an error: the first few, and how many more there are."""
-  names = list(names)
-  more = f" and {len(names) - most} more" if len(names) > most else ""
-  return ", ".join(repr(name) for name in names[:most]) + more

@@ -6,10 +6,10 @@
 Needs requirements-bench.txt. Each finished search is a line of --out; the same command again goes
 on from them, and with --report it only tells what is there. Prints, for each problem and policy,
 evaluations until the pool's best was found, regret after the budget and seconds a suggestion;
---curves writes every curve as CSV. Regret is a share of what a typical mixture leaves: 0 is the
-pool's best, 1 its median. Means are over seeds with 95% intervals of Student's t. For one seed, a
-mixture has the same noise under every policy, and MixAtlas and the other libraries have the same
-first runs.
+--curves writes every curve as CSV, --plot draws them. Regret is a share of what a typical mixture
+leaves: 0 is the pool's best, 1 its median. Means are over seeds with 95% intervals of Student's t.
+For one seed, a mixture has the same noise under every policy, and MixAtlas and the other libraries
+have the same first runs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).parents[2]))
 
 from rivals import RIVALS
-from search_standings import show, standings, write_curves
+from search_standings import draw_curves, show, standings, write_curves
 from simplex_functions import FUNCTIONS, recorded
 
 from mixjax.jobs import replay as job
@@ -205,6 +205,7 @@ def main() -> None:
   parser.add_argument("--workers", type=int, default=2, help="0: in this process")
   parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/search_bench.jsonl"))
   parser.add_argument("--curves", type=pathlib.Path)
+  parser.add_argument("--plot", type=pathlib.Path, help="a picture: .png, .svg, .pdf")
   parser.add_argument("--report", action="store_true", help="search no more, print what is there")
   parser.add_argument("--each", action="store_true", help="also a table for every problem")
   args = parser.parse_args()
@@ -229,6 +230,8 @@ def main() -> None:
   groups: dict[str, list[dict]] = {}
   for row in rows:
     groups.setdefault(row["group"], []).append(row)
+  if args.plot:
+    draw_curves(args.plot, groups, least=1e-3)
   if args.each:
     for row in rows:
       groups.setdefault(f"{row['group']}: {row['problem']}", []).append(row)

@@ -1,9 +1,11 @@
 """What rows of search_bench.py come to: regret curves with intervals, and who is ahead."""
 
 import csv
+import itertools
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
@@ -12,6 +14,7 @@ from mixjax.search import replay
 
 # What all others are compared with.
 OURS = "mixatlas"
+COLOURS = list(plt.get_cmap("tab10").colors)
 
 
 def curves(
@@ -103,6 +106,19 @@ def show(group: str, lines: Sequence[dict]) -> None:
     )
 
 
+def curve_intervals(
+  rows: Sequence[dict],
+) -> dict[str, tuple[int, Float[np.ndarray, " evaluations"], Float[np.ndarray, " evaluations"]]]:
+  """By policy: how many seeds it has finished, their mean regret and half of its 95% interval."""
+  problems = {row["problem"] for row in rows}
+  found = {}
+  for policy in dict.fromkeys(row["policy"] for row in rows):
+    curve, seeds = curves([row for row in rows if row["policy"] == policy], problems)
+    if seeds:
+      found[policy] = len(seeds), *interval(curve)
+  return found
+
+
 def write_curves(path: pathlib.Path, groups: Mapping[str, Sequence[dict]]) -> None:
   """Columns group, policy, evaluations, seeds, regret, half (of the 95% interval)."""
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,10 +126,32 @@ def write_curves(path: pathlib.Path, groups: Mapping[str, Sequence[dict]]) -> No
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["group", "policy", "evaluations", "seeds", "regret", "half"])
     for group, rows in groups.items():
-      problems = {row["problem"] for row in rows}
-      for policy in dict.fromkeys(row["policy"] for row in rows):
-        curve, seeds = curves([row for row in rows if row["policy"] == policy], problems)
-        if not seeds:
-          continue
-        for at, (mean, half) in enumerate(zip(*interval(curve), strict=True), 1):
-          writer.writerow([group, policy, at, len(seeds), f"{mean:.6g}", f"{half:.6g}"])
+      for policy, (seeds, means, halves) in curve_intervals(rows).items():
+        for at, (mean, half) in enumerate(zip(means, halves, strict=True), 1):
+          writer.writerow([group, policy, at, seeds, f"{mean:.6g}", f"{half:.6g}"])
+
+
+def draw_curves(path: pathlib.Path, groups: Mapping[str, Sequence[dict]], least: float) -> None:
+  """Mean regret after each evaluation with its 95% interval, a panel a group.
+
+  Regret is drawn on a logarithmic axis that ends at `least`: a curve that leaves the panel has come
+  nearer to the pool's best.
+  """
+  figure, panels = plt.subplots(
+    1, len(groups), figsize=(3.2 * max(len(groups), 2), 4), sharey=True, squeeze=False
+  )
+  names = dict.fromkeys(row["policy"] for rows in groups.values() for row in rows)
+  colours = dict(zip(names, itertools.cycle(COLOURS)))
+  for panel, (group, rows) in zip(panels[0], groups.items(), strict=True):
+    found = curve_intervals(rows)
+    for policy, (_, mean, half) in found.items():
+      at, style = np.arange(1, len(mean) + 1), {"color": colours[policy]}
+      panel.plot(at, mean, lw=2.4 if policy == OURS else 1.2, label=policy, **style)
+      panel.fill_between(at, np.maximum(mean - half, least / 10), mean + half, alpha=0.1, **style)
+    panel.set(yscale="log", ylim=(least, 1.2), title=group, xlabel="runs")
+    panel.grid(alpha=0.3)
+  panels[0, 0].set_ylabel("regret (1: the pool's median mixture)")
+  figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8)
+  figure.tight_layout(rect=(0, 0.04 + 0.05 * np.ceil(len(names) / 4), 1, 1))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, dpi=90)

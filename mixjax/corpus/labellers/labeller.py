@@ -10,11 +10,12 @@ boxes that are boxes, an end that was reached. What is refused stays out, with i
 """
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from PIL import Image
+
+from mixjax.corpus import pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +52,7 @@ class Labeller(Protocol):
 
 def opened(data: bytes) -> Image.Image | Refusal:
   """An encoded picture, decoded whole, or what is wrong with it."""
-  if not data:
-    return Refusal("the picture is missing or empty")
   try:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
-  except Exception as error:  # Pillow's readers raise whatever their formats made them
-    # PIL names the buffer's address, which is another each time.
-    said = str(error).split(" <_io")[0]
-    return Refusal(f"the picture cannot be read: {said or type(error).__name__}")
+    return pixels.read(data)
+  except pixels.BadPicture as error:
+    return Refusal(f"the picture cannot be read: {error}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mixjax.corpus import tasks
 from mixjax.corpus.labellers.labeller import Answer, Refusal, opened
-from mixjax.data import tiles
+from mixjax.corpus.pixels import rgb
 
 PACKAGES = ("rapidocr", "onnxruntime")
 SLIMMEST = 4  # longer side over shorter
@@ -69,7 +69,7 @@ class Ocr:
     image = opened(data)
     if isinstance(image, Refusal):
       return image
-    found = self._engine(np.asarray(padded(tiles.rgb(image)))[:, :, ::-1])  # it takes BGR
+    found = self._engine(np.asarray(padded(rgb(image)))[:, :, ::-1])  # it takes BGR
     if found.txts is None:
       return Answer(tasks.NO_TEXT)
     order = raster_order(np.asarray(found.boxes, np.float64))

@@ -19,6 +19,7 @@ from PIL import Image
 from mixjax.corpus import tasks
 from mixjax.corpus.labellers import boxes
 from mixjax.corpus.labellers.labeller import Answer, Refusal, opened
+from mixjax.corpus.pixels import rgb, size_of
 from mixjax.data import encode, tiles
 from mixjax.evals.generate import generate, see
 from mixjax.models import hf
@@ -93,7 +94,7 @@ class Vlm:
     """New tokens int[batch, new_tokens] of as many pictures."""
     if isinstance(self._model, LlavaNext):
       geometry = self._model.config.anyres
-      sizes = [tiles.size_of(picture) for picture in pictures]
+      sizes = [size_of(picture) for picture in pictures]
       side, room = geometry.tile, len(pictures) * geometry.max_tiles
       cut = tiles.stack([[tiles.cut(p, geometry)] for p in pictures], (1, room, side, side, 3))
       index = geometry.index([[size] for size in sizes], geometry.max_tokens)
@@ -102,7 +103,7 @@ class Vlm:
     else:
       vision = self._model.config.vision
       side = vision.image_size
-      pixels = np.stack([tiles.resized(tiles.rgb(p), (side, side)) for p in pictures])
+      pixels = np.stack([tiles.resized(rgb(p), (side, side)) for p in pictures])
       features = self._encode(pixels)
       counts, most = [vision.num_patches] * len(pictures), vision.num_patches
     ids, mask = self._prompts(counts, most)

@@ -4,24 +4,14 @@ import dataclasses
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-MISSING, EMPTY, TRUNCATED = "missing file", "zero bytes", "truncated"
-BOMB, UNREADABLE = "too many pixels", "unreadable"
+from mixjax.corpus import pixels
 
-MAX_PIXELS = 100_000_000  # decoded; more is taken for a decompression bomb
 _MARGIN = 4  # of 255: what differs by less is flat, and noise would decide
 _PLAIN = 6  # bits: with no more of them set, any picture looks like an empty one
 _VIEW = 256  # pixels a side that decoding may be cut down to
 _THUMBNAIL = 112
-
-
-class BadPicture(ValueError):
-  """A picture that cannot be used; `kind` is one of this module's reasons."""
-
-  def __init__(self, kind: str, detail: str):
-    super().__init__(f"{kind}: {detail}")
-    self.kind, self.detail = kind, detail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,54 +28,27 @@ class Facts:
   plain: bool
 
 
-def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Facts, Image.Image]:
+def inspect(data: bytes) -> tuple[Facts, Image.Image]:
   """The facts, and a small view of the picture. All of its data is decoded, once.
 
-  Raises BadPicture, whatever is wrong with the data.
+  Raises BadPicture for what no loader reads.
   """
-  if not data:
-    raise BadPicture(EMPTY, "no data")
-  try:
-    image = _opened(data)
-    size = image.height, image.width
-    if size[0] * size[1] > max_pixels:
-      raise BadPicture(BOMB, f"{size[1]} x {size[0]} pixels in {len(data)} bytes")
-    kind, frames = f"{image.format} {image.mode}", getattr(image, "n_frames", 1)
-    image.draft("RGB", (_VIEW, _VIEW))  # a JPEG is decoded at an eighth of its size where it can be
-    image.load()
-    view = _rgb(image)
-  except BadPicture:
-    raise
-  except UnidentifiedImageError as error:
-    raise BadPicture(UNREADABLE, f"no picture begins with {data[:16]!r}") from error
-  except Exception as error:  # decoders raise whatever they like
-    said = f"{type(error).__name__}: {error}"
-    cut = any(word in said.lower() for word in ("truncated", "end of", "broken data stream", "eof"))
-    raise BadPicture(TRUNCATED if cut else UNREADABLE, said) from error
+  image = pixels.header(data)
+  size, kind = pixels.size_of(image), f"{image.format} {image.mode}"
+  image.draft("RGB", (_VIEW, _VIEW))  # a JPEG is decoded at an eighth of its size where it can be
+  view = pixels.rgb(pixels.decoded(image))
   view.thumbnail((_VIEW, _VIEW), Image.Resampling.BOX)
   looks = difference_hash(view)
   plain = sum(word.bit_count() for word in looks) <= _PLAIN
-  return Facts(size, kind, frames, looks, plain), view
+  return Facts(size, kind, _frames(data), looks, plain), view
 
 
-def _opened(data: bytes) -> Image.Image:
-  """The picture before anything is decoded, however large it says it is."""
-  limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _frames(data: bytes) -> int:
+  """How many there are to be counted: only the first is ever read, so that others may be broken."""
   try:
-    return Image.open(io.BytesIO(data))
-  finally:
-    Image.MAX_IMAGE_PIXELS = limit
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-  if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-    pixels = np.asarray(image, np.float32)
-    top = 65535 if image.mode != "F" else max(float(pixels.max()), 1e-9)
-    image = Image.fromarray((np.clip(pixels / top, 0, 1) * 255).astype(np.uint8))
-  if "A" in image.getbands() or "transparency" in image.info:
-    image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image)
-  return image.convert("RGB")
+    return getattr(pixels.header(data), "n_frames", 1)
+  except Exception:  # decoders raise whatever they like
+    return 1
 
 
 def difference_hash(image: Image.Image) -> tuple[int, int]:

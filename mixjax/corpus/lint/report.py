@@ -11,6 +11,7 @@ from etils import epath
 
 from mixjax.corpus.lint import lookalike, picture
 from mixjax.corpus.lint.survey import PICTURE, Survey, digest, printable
+from mixjax.corpus.pixels import BadPicture
 from mixjax.corpus.readers.walk import under
 from mixjax.corpus.task_classifier import Accuracy
 from mixjax.models.anyres import Anyres
@@ -31,14 +32,14 @@ class Benchmark:
   unreadable: tuple[str, ...]
 
 
-def benchmark(folder: epath.Path, max_pixels: int = picture.MAX_PIXELS) -> Benchmark:
+def benchmark(folder: epath.Path) -> Benchmark:
   """All pictures under a folder. Raises ValueError where there are none."""
   names, rows, unreadable = [], [], []
   for path in under(folder, _SUFFIXES):
     name, data = str(path.relative_to(folder)), path.read_bytes()
     try:
-      facts, _ = picture.inspect(data, max_pixels)
-    except picture.BadPicture:
+      facts, _ = picture.inspect(data)
+    except BadPicture:
       unreadable.append(name)
       continue
     names.append(name)

@@ -16,12 +16,13 @@ from PIL import Image
 from mixjax.corpus import boxes
 from mixjax.corpus.example import Example
 from mixjax.corpus.lint import languages, picture
+from mixjax.corpus.pixels import BadPicture
 from mixjax.corpus.readers import Part
 from mixjax.corpus.readers.fault import BadRow, Fault
 from mixjax.corpus.readers.reading import Reading
 from mixjax.corpus.readers.row import Label, Picture, Row, example, pictures, source_of, stated
 
-BAD_BOX = "bad box"
+BAD_BOX, MISSING = "bad box", "missing file"
 SHOWN = 24  # rows a task on its contact sheet
 LISTED = 20  # broken records of a kind that are named
 _TEXT = 160  # characters of a prompt or an answer on the contact sheet
@@ -110,7 +111,6 @@ class Surveyor:
 
   reading: Reading
   label: Label
-  max_pixels: int = picture.MAX_PIXELS
 
   def __call__(self, part: Part | Fault) -> Survey:
     """Never stops at a bad record: each is counted under its reason."""
@@ -167,11 +167,11 @@ class Surveyor:
   def _picture(self, one: Picture, where: str, survey: Survey, seen: "_Seen") -> bool:
     """Enters a picture when it is met first, and its fault at every row; False for a bad one."""
     if one.key not in seen.facts:
-      seen.facts[one.key], seen.problems[one.key] = None, (picture.MISSING, one.key)
+      seen.facts[one.key], seen.problems[one.key] = None, (MISSING, one.key)
       if not one.missing:
         try:
-          facts, view = picture.inspect(one.data, self.max_pixels)
-        except picture.BadPicture as error:
+          facts, view = picture.inspect(one.data)
+        except BadPicture as error:
           seen.problems[one.key] = (error.kind, f"{one.key}: {error.detail}")
         else:
           seen.facts[one.key], seen.latest = facts, (one.key, view)
@@ -188,7 +188,7 @@ class Surveyor:
 
   def _view(self, one: Picture, seen: "_Seen") -> Image.Image:
     if seen.latest[0] != one.key:
-      seen.latest = (one.key, picture.inspect(one.data, self.max_pixels)[1])
+      seen.latest = (one.key, picture.inspect(one.data)[1])
     return seen.latest[1]
 
 

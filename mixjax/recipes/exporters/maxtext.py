@@ -18,7 +18,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from mixjax.recipes.exporters.sources import SAMPLES, Export, Source, first_to_end
+from mixjax.recipes.exporters.sources import SAMPLES, Export, Source, check_samples, first_to_end
 
 FILE = "maxtext.json"
 PATH = "{cells}/{folder}/*/*.array_record-*"
@@ -27,6 +27,7 @@ UNIT = SAMPLES
 
 def export(sources: Sequence[Source], samples: int | None = None) -> Export:
   """The mixture's JSON; see the module."""
+  check_samples(samples)
   text = json.dumps({s.cell: {"path": s.path, "weight": s.weight} for s in sources}, indent=1)
   source, length = first_to_end(sources)
   note = (

@@ -5,12 +5,13 @@ to have a cell), `UNIT` (what the trainer's weights are shares of) and
 
     export(sources, samples) -> Export
 
-where `samples` is how many samples the run will draw, None if that is not settled. Cells of weight
-0 are no sources: most trainers refuse a zero, one hangs on it.
+where `samples` is how many samples the run will draw, at least one, None if that is not settled.
+Cells of weight 0 are no sources: most trainers refuse a zero.
 """
 
 import dataclasses
 import math
+import string
 from collections.abc import Mapping, Sequence
 
 from mixjax.data import mixture
@@ -45,6 +46,15 @@ class Export:
   text: str
   weights: dict[str, float]
   notes: tuple[str, ...] = ()
+
+
+def check_samples(samples: int | None) -> None:
+  """Raises ValueError for a number of samples that no run draws."""
+  if samples is not None and samples < 1:
+    raise ValueError(
+      f"samples is {samples}: give how many the run will draw, at least 1, or nothing if that is "
+      "not known"
+    )
 
 
 def sources(
@@ -92,13 +102,16 @@ def sources(
 
 
 def _fill(path: str, fields: Mapping[str, str]) -> str:
+  known = ", ".join(f"{{{name}}}" for name in fields)
   try:
-    return path.format_map(fields)
-  except (KeyError, IndexError, ValueError) as error:
-    raise ValueError(
-      f"path {path!r} cannot be filled ({error!r}); it may hold "
-      + ", ".join(f"{{{name}}}" for name in fields)
-    ) from error
+    parts = list(string.Formatter().parse(path))
+  except ValueError as error:
+    raise ValueError(f"path {path!r} cannot be filled ({error}); it may hold {known}") from error
+  for _, name, form, conversion in parts:
+    # An attribute or an item of a name is never meant: some have one, as {cell.upper} has.
+    if name is not None and (name not in fields or form or conversion):
+      raise ValueError(f"path {path!r} cannot be filled: of what is in braces it may hold {known}")
+  return path.format_map(fields)
 
 
 def _tokens(entry: Mapping, extra: float) -> float | None:

@@ -15,7 +15,7 @@ A path with "://" is written as `remote`. (streaming/base/stream.py, Stream.appl
 import json
 from collections.abc import Sequence
 
-from mixjax.recipes.exporters.sources import SAMPLES, Export, Source
+from mixjax.recipes.exporters.sources import SAMPLES, Export, Source, check_samples
 
 FILE = "streaming.json"
 PATH = "{folder}"
@@ -24,6 +24,7 @@ UNIT = SAMPLES
 
 def export(sources: Sequence[Source], samples: int | None = None) -> Export:
   """The streams' JSON, in epochs of `samples`, or of as many as the cells have rows."""
+  check_samples(samples)
   epoch = sum(source.rows for source in sources) if samples is None else samples
   streams = [
     {"remote" if "://" in source.path else "local": source.path, "proportion": source.weight}

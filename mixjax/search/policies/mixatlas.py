@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from mixjax.search import fidelities, total
+from mixjax.search import fidelities
 from mixjax.search.acquire import KAPPA, Acquisition, check_acquisition, choose_batch
 from mixjax.search.constraints import Constraints
 from mixjax.search.fidelities import Linked
@@ -37,10 +37,9 @@ class MixAtlas:
   `constraints` hold for all that is proposed or recommended, before `floor` does; the pool needs
   candidates within (`design.pool`). Runs that are not within are learnt from all the same.
 
-  Runs of lower fidelities teach what they are found to know of the highest (`fidelities.fit`; not
-  with `continuous`, which climbs one set of runs); `seeds` counts only those of the highest, which
-  are alone proposed and recommended. What is infeasible counts as the worst run did
-  (`Observations.as_worst`), and is never recommended.
+  Runs of lower fidelities teach what they are found to know of the highest (`fidelities.fit`);
+  `seeds` counts only those of the highest, which are alone proposed and recommended. What is
+  infeasible counts as the worst run did (`Observations.as_worst`), and is never recommended.
   """
 
   space: Space
@@ -100,10 +99,7 @@ class MixAtlas:
     return Recommendation(mixture, float(mean), float(sd), observed=runs.mean_at(mixture)[0])
 
   def _fit(self, observations: Observations) -> Surrogate | Total | Linked:
-    told = observations.as_worst()
-    if self.continuous:
-      return total.fit(told.at_target(), self.space)
-    return fidelities.fit(told, self.space)
+    return fidelities.fit(observations.as_worst(), self.space)
 
   def _best_posterior(
     self, fitted: Surrogate | Total | Linked, runs: Observations
@@ -126,7 +122,7 @@ class MixAtlas:
     return runs if self.constraints is None else runs_allowed(runs, self.constraints)
 
   def _maximize(
-    self, fitted: Surrogate | Total, count: int, **options
+    self, fitted: Surrogate | Total | Linked, count: int, **options
   ) -> Float[np.ndarray, "count d"]:
     several = isinstance(fitted, Total)
     processes = fitted.processes if several else [fitted]

@@ -1,0 +1,63 @@
+"""The search's surrogate, fitted again to a made-up workdir."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from made_up_workdir import build
+
+from mixjax.evals.benchmarks import BENCHMARKS
+from mixjax.recipes import caution, report
+from mixjax.recipes.evidence import Evidence, Missing
+from mixjax.search.observations import matches
+from mixjax.search.space import candidates
+
+
+def test_the_surrogate_is_that_of_the_runs_and_the_pool_of_the_search(tmp_path):
+  found, _ = build(tmp_path, targets=False, pool=100)
+  evidence = Evidence(epath.Path(tmp_path))
+  seen = caution.rebuild(evidence, "product")
+  side = found["axes"]["product"]
+  runs = [h for h in side["history"] if h["purpose"] != "random"]
+  np.testing.assert_allclose(seen.runs.scores, side["leave_one_out"]["observed"])
+  vectors = np.array([h["vector"] for h in runs])
+  np.testing.assert_allclose(seen.runs.parts[4:], vectors / len(BENCHMARKS))
+  assert matches(seen.runs.mixtures[:4], seen.space.uniform()[None]).all()
+  assert seen.trials == (0, 1, 2, 3, *(h["trial"] for h in runs))
+  # The task axis was the first of the search, the product axis the second.
+  for place, name in enumerate(("task", "product")):
+    space = caution.rebuild(evidence, name).space
+    np.testing.assert_allclose(space.pool, candidates(space, 100, (7, place)), rtol=1e-12)
+
+
+def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path):
+  found, _ = build(tmp_path, targets=False, axes=["product"], pool=50)
+  weights = dict(zip(BENCHMARKS, (3.0, 1.0), strict=False))
+  config = json.loads((tmp_path / "config.search.json").read_text())
+  (tmp_path / "config.search.json").write_text(json.dumps(config | {"objective": weights}))
+  with pytest.raises(Missing, match="disagree on the scores of the 15 runs"):
+    caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
+  assert "disagree on the scores" in report.write(tmp_path).read_text()
+  evidence = Evidence(epath.Path(tmp_path))
+  vectors = [*evidence.uniform_vectors[:, :2]]
+  side = found["axes"]["product"]
+  vectors += [h["vector"][:2] for h in side["history"] if h["purpose"] != "random"]
+  scores = np.array(vectors) @ [0.75, 0.25]
+  side["leave_one_out"]["observed"] = scores.tolist()
+  (tmp_path / "search.json").write_text(json.dumps(found))
+  observed = caution.rebuild(Evidence(epath.Path(tmp_path)), "product").runs
+  np.testing.assert_allclose(observed.scores, scores)
+  np.testing.assert_allclose(observed.parts, np.array(vectors) * [0.75, 0.25])
+
+
+def test_what_diverged_is_no_run_and_is_not_proposed_again(tmp_path):
+  found, _ = build(tmp_path, targets=False, axes=["product"], pool=50)
+  before = caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
+  lost = before.space.pool[7]
+  one = {"purpose": "mixatlas", "trial": 99, "point": before.space.as_dict(lost)}
+  found["axes"]["product"]["diverged"] = [one]
+  (tmp_path / "search.json").write_text(json.dumps(found))
+  seen = caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
+  np.testing.assert_allclose(seen.runs.pending, [lost], rtol=1e-12)
+  assert len(seen.runs) == len(before.runs) == 15
