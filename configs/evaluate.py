@@ -8,8 +8,8 @@ is scored.
   python -m mixjax.main --config=configs/evaluate.py:pixels,model=OUT/model,questions=FOLDER \\
       --workdir=SCORES
 
-A real model from pixels, on all chips: MODEL is what `configs/train.py:pixels` leaves, or any
-folder of Hugging Face's with a LLaVA-NeXT with a Qwen2; FOLDER holds benchmark.json and its
+A real model from pixels, on all chips: what `configs/train.py:pixels` leaves, or any folder of
+Hugging Face's that holds a LLaVA-NeXT with a Qwen2; FOLDER holds benchmark.json and its
 pictures. Leaves scores.json, and answers.jsonl with what the model said.
 """
 
@@ -43,7 +43,8 @@ def pixels(arg: str | None) -> ConfigDict:
   """`batch` questions are asked at once, or as many more as the chips divide.
 
   `tensor`: chips that share each matrix product, the others split questions and weights. Answers
-  are cut after `new_tokens`. `split`: the questions' file, without its .json.
+  are cut after `new_tokens`, or more where a true one has more. `split`: the questions' file,
+  without its .json.
   """
   args = parse_arg(
     arg,

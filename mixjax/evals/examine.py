@@ -45,8 +45,8 @@ class Examiner:
   def __init__(
     self, model: LlavaNext, asker: Asker, ends: Sequence[int], batch: int, new_tokens: int
   ):
-    if batch < 1:
-      raise ValueError(f"batch={batch} questions at once: give 1 or more")
+    if batch < 1 or new_tokens < 1:
+      raise ValueError(f"batch={batch} and new_tokens={new_tokens}: give 1 or more of each")
     self.model, self.asker, self.ends, self.new_tokens = model, asker, tuple(ends), new_tokens
     mesh = jax.sharding.get_mesh()
     self._groups = 1 if mesh.empty else mesh.shape["data"]
