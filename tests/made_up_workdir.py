@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mixjax.corpus.tasks import TASKS
-from mixjax.evals.benchmarks import BENCHMARKS, CHOICE
+from mixjax.evals.benchmarks import BENCHMARKS, CHOICE, IOU
 from mixjax.search.study import Study
 from mixjax.search.trial import Trial
 
@@ -114,7 +114,8 @@ def build_atlas(workdir, put, rng):
   put("atlas/cells/manifest.json", {"cells": {c: {"rows": n} for c, n in ROWS.items()}})
   put("atlas/questions/benchmark.json", [
     {"id": f"{b.name}{i}", "benchmark": b.name, "image": "x.png", "prompt": "?",
-     "answer": "ab"[i % 2], "choices": ["a", "b"] if b.metric == CHOICE else [], "domain": ""}
+     "answer": "<1><1><5><5>" if b.metric == IOU else "ab"[i % 2],
+     "choices": ["a", "b"] if b.metric == CHOICE else [], "domain": ""}
     for b in BENCHMARKS.values() for i in range(4)
   ])
 

@@ -260,6 +260,34 @@ def test_a_qwen2_and_a_clip_become_one_model(source, tmp_path):
   assert said["image_token_index"] == tokenizer.convert_tokens_to_ids("<image>")
 
 
+def test_a_curriculum_and_caps_reach_the_loader(frame, cells, tmp_path):
+  stages = [{"step": 0, "mixture": "uniform"}, {"step": 40, "mixture": {"noise/vqa": 1.0}}]
+  (tmp_path / "stages.json").write_text(json.dumps({"stages": stages}))
+  arg = (
+    f"pixels,model={frame},cells={cells},mixture={tmp_path / 'stages.json'},steps=200,rows=8,"
+    "seq=64,image_tokens=40,tiles=8,repetition=50"
+  )
+  tokenizer = Pretrained(str(frame)).load_tokenizer()
+
+  def load(exhausted):
+    config = train_config.get_config(f"{arg},exhausted={exhausted}").to_dict()
+    shape = train_pixels.packed_shape(config, CONFIG, train_pixels.make_mesh(2))
+    return train_pixels.make_loader(config, CONFIG, tokenizer, shape, tmp_path / "lengths")
+
+  loader, plan = load("repeat")
+  start = loader.start_of(40)
+  assert [stage.start for stage in plan.stages] == [0, start]
+  assert plan.stages.stages[1].weights["noise/vqa"] == 1.0
+  # 12 rows of each, 50 times.
+  assert plan.run_out == {"noise/caption": 1200, "noise/vqa": 1200}
+  assert 40 <= loader.step_of(start, 200) < 200 and loader.step_of(10 * start, 200) is None
+  assert loader.counts(200)["noise/vqa"]["epochs"] > 50
+  with pytest.raises(ValueError, match=r"'noise/\w+' would give \d+ samples and has 600"):
+    load("stop")
+  with pytest.raises(ValueError, match="every cell with weight has run out at sample 1200"):
+    load("redistribute")
+
+
 def test_a_tokenizer_without_an_image_token_gets_one(frame, tmp_path):
   said = (frame / "tokenizer.json").read_text()
   (tmp_path / "tokenizer.json").write_text(said.replace("<image>", "<other>"))
@@ -297,6 +325,8 @@ def test_what_does_not_go_together_is_refused(frame, tmp_path):
     ("export=bf16", "export='bf16' is none of float32"),
     ("dtype=half", "dtype='half' is none of float32"),
     ("remat=nothing", "remat='nothing' is no policy"),
+    ("exhausted=wrap", "exhausted is one of repeat, stop, redistribute, not 'wrap'"),
+    ("repetition=-1", "the repetition is -1.0"),
     ("cells=gs://b/cells", "cells=gs://b/cells is in a bucket"),
   ):
     config = train_config.get_config(f"pixels,model=here,cells=there,{wrong}").to_dict()
