@@ -32,7 +32,8 @@ def parse_step(arg: str | None, **defaults: Any) -> dict[str, Any]:
   """`parse_arg` with what the step of a real model takes too: what is planned is what is trained.
 
   `seq`: tokens in a row; `image_tokens`, `tiles`: the most of a row that are of pictures; `tensor`:
-  chips that share each matrix product, the others split batch and weights; `remat`: a policy of
+  chips that share each matrix product, the others split batch and weights; `accumulate`: parts of
+  the batch that pass one after another, in so much less memory; `remat`: a policy of
   jax.checkpoint_policies, or none; `loss_chunk`: positions of a row whose logits are in memory at
   once, 0 for all; `attention`: auto, xla, splash or cudnn; `dtype`: of the computation.
   """
@@ -42,6 +43,7 @@ def parse_step(arg: str | None, **defaults: Any) -> dict[str, Any]:
     image_tokens=2928,
     tiles=5,
     tensor=1,
+    accumulate=1,
     remat="nothing_saveable",
     loss_chunk=512,
     attention="auto",

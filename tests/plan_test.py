@@ -145,6 +145,14 @@ def test_a_plain_port_holds_everything_on_every_chip(planned):
 
 
 @pytest.mark.slow
+def test_rows_in_parts_take_less(planned):
+  at_once, _ = recorded(dataclasses.replace(TINY, batch=32))
+  in_parts, _ = recorded(dataclasses.replace(TINY, batch=32, accumulate=8))
+  assert in_parts["flops"] == at_once["flops"]
+  assert in_parts["gib"]["temporaries"] < 0.5 * at_once["gib"]["temporaries"]
+
+
+@pytest.mark.slow
 def test_a_frozen_tower_has_no_moments(planned):
   frozen, kept = recorded(dataclasses.replace(TINY, frozen_tower=True))
   moving = [part for name, part in kept["state"].params.items() if name != "vision"]
@@ -213,6 +221,8 @@ def test_advice_names_what_would_make_it_fit():
   assert "loss_chunk=512: the logits are 2.3 GiB" in advice(loss_chunk=None)
   assert "attention=auto" in advice(attention="xla")
   assert "batch=4: one row a chip in place of 4" in advice(data=4)
+  assert "accumulate=4: one row a chip at once in place of 4" in advice(data=4)
+  assert "accumulate" not in advice(data=4, accumulate=4)
   assert "tensor=2, batch=8" in advice()
   full = advice(gib={"parameters": 5.0, "optimiser": 10.0})
   assert "more chips" in full and "15.0 of 16.0 GiB on 16; 32 would" in full
@@ -245,6 +255,8 @@ def test_what_cannot_be_planned_is_refused_with_the_remedy(monkeypatch):
     topology.devices("cpu:4x4")
   with pytest.raises(ValueError, match="batch=6 rows do not divide among 4 chips"):
     plan.plan(dataclasses.replace(TINY, batch=6))
+  with pytest.raises(ValueError, match="batch=8 rows make no accumulate=3 parts on 4 chips"):
+    plan.plan(dataclasses.replace(TINY, accumulate=3))
   with pytest.raises(ValueError, match="8 chips do not divide by 3"):
     plan.plan(dataclasses.replace(TINY, tensor=3))
   with pytest.raises(ValueError, match="model='qwen3': choose one of qwen2_0_5b"):

@@ -137,6 +137,12 @@ def test_a_run_learns_and_says_what_it_saw(whole):
 
 
 @pytest.mark.slow
+def test_rows_that_pass_in_parts_give_the_same_run(run, whole, tmp_path):
+  run(tmp_path, accumulate=2)
+  np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_stopped_and_resumed_gives_the_same_bits(run, source, whole, tmp_path):
   def stopped(*args, real=PackedLoader.dataset, **options):
     for i, batch in enumerate(real(*args, **options)):
@@ -149,10 +155,13 @@ def test_stopped_and_resumed_gives_the_same_bits(run, source, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
       run(tmp_path)
   assert not (tmp_path / "model").exists()
+  assert json.loads((tmp_path / "seconds.json").read_text()) > 0
+  (tmp_path / "seconds.json").write_text("1000.0")
   with pytest.MonkeyPatch.context() as patch:  # what is resumed reads no weights of the source
     patch.setattr(Pretrained, "load", None)
     run(tmp_path)
   assert losses(tmp_path) == losses(whole)
+  assert json.loads((tmp_path / "result.json").read_text())["seconds"] > 1000
   ours, theirs = (folder / "model" / "model.safetensors" for folder in (tmp_path, whole))
   assert ours.read_bytes() == theirs.read_bytes()
   assert ours.read_bytes() != (source / "model.safetensors").read_bytes()
@@ -305,7 +314,10 @@ def test_what_does_not_go_together_is_refused(frame, tmp_path):
   with pytest.raises(ValueError, match=r"tokens and .* knows 100"):
     Pretrained(str(tmp_path / "other")).config(tokenizer)
   with pytest.raises(ValueError, match="rows=6 do not divide among 4 chips"):
-    sizes = dict(rows=6, seq=64, image_tokens=40, tiles=8)
+    sizes = dict(rows=6, seq=64, image_tokens=40, tiles=8, accumulate=1)
+    train_pixels.packed_shape(sizes, CONFIG, train_pixels.make_mesh(2))
+  with pytest.raises(ValueError, match="in accumulate=4 parts: give a multiple of 16"):
+    sizes |= dict(rows=8, accumulate=4)
     train_pixels.packed_shape(sizes, CONFIG, train_pixels.make_mesh(2))
   with pytest.raises(ValueError, match="tensor=3 does not divide the 8 chips"):
     train_pixels.make_mesh(3)

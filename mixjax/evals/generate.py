@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
-from mixjax.models import layers
+from mixjax.models import clip, layers
 from mixjax.models.llava import Llava
 from mixjax.models.qwen2 import Qwen2
 from mixjax.training import loss
@@ -105,6 +105,14 @@ def decode(
   return jnp.concatenate([first[:, None], rest.T], axis=1)
 
 
+@functools.partial(jax.jit, static_argnames="graph")
+def see(
+  graph: nnx.GraphDef, parameters: nnx.State, pixels: UInt8[Array, "*n s s 3"]
+) -> Float[Array, "*n p c"]:
+  """Features of pictures for a Llava, of tiles [g, n, s, s, 3] for a LlavaNext."""
+  return nnx.merge(graph, parameters).encode_image(clip.preprocess(pixels))
+
+
 def sample(
   logits: Float[Array, "b v"], top_p: Float[Array, ""], key: Key[Array, ""]
 ) -> Int[Array, " b"]:
@@ -147,19 +155,24 @@ def score_answers(
   if mask is None:
     mask = jnp.ones_like(ids, bool)
   graph, parameters = nnx.split(model)
-  nll, count, greedy = score(graph, parameters, ids, mask, features, answers, answer_mask)
+  batch = joined(ids, mask, answers, answer_mask) | {"features": features}
+  nll, count, greedy = answer_scores(graph, parameters, batch, ids.shape[1])
   return -nll, count, greedy
 
 
-@functools.partial(jax.jit, static_argnames="graph")
-def score(graph, parameters, ids, mask, features, answers, answer_mask):
-  # The answer comes right after the prompt, so the prompt's padding goes to the left.
+@jax.jit
+def joined(ids, mask, answers, answer_mask) -> loss.Batch:
+  """Prompts with their answers right after them: the prompts' padding goes to the left."""
   order = jnp.argsort(mask, axis=1, stable=True)
   ids, mask = (jnp.take_along_axis(x, order, axis=1) for x in (ids, mask))
-  batch = {
+  return {
     "ids": jnp.concatenate([ids, answers], axis=1),
     "mask": jnp.concatenate([mask, answer_mask], axis=1),
     "loss_mask": jnp.concatenate([jnp.zeros_like(mask), answer_mask], axis=1),
-    "features": features,
   }
-  return loss.answer_scores(nnx.merge(graph, parameters), batch, ids.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "loss_from"))
+def answer_scores(graph: nnx.GraphDef, parameters: nnx.State, batch: loss.Batch, loss_from: int):
+  """`loss.answer_scores`, compiled once a shape, of a model split into graph and parameters."""
+  return loss.answer_scores(nnx.merge(graph, parameters), batch, loss_from)

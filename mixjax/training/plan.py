@@ -42,6 +42,7 @@ class PlanConfig:
   attention: str = "auto"
   dtype: str = "bfloat16"
   frozen_tower: bool = False
+  accumulate: int = 1  # parts of the rows that pass one after another
   proxies: int = 1  # models trained at once by one program, each on a mixture of its own
   replicated: bool = False  # every chip holds all weights and moments, as in a plain port
 
@@ -50,7 +51,7 @@ class PlanConfig:
       if getattr(self, name) not in known:
         raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
     layers.check_running(self.remat, dtype=self.dtype)
-    for name in ("batch", "seq", "tensor", "proxies", "tiles"):
+    for name in ("batch", "seq", "tensor", "accumulate", "proxies", "tiles"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
     if self.attention == "cudnn" and self.proxies > 1:
@@ -100,8 +101,9 @@ def lower(config: PlanConfig, mesh: Mesh):
   tx = make_optimizer(optimizer, steps=1000)
   model = config.llava_next(mesh.devices.flat[0].platform)
   graphdef, state = vlm.abstract_state(model, tx, mesh)
-  batch = vlm.abstract_batch(config.packed(mesh.shape["data"]), mesh)
-  update = step.descend(vlm.objective(graphdef, config.loss_chunk, optimizer.frozen), tx)
+  batch = vlm.abstract_batch(config.packed(mesh.shape["data"] * config.accumulate), mesh)
+  down = vlm.slope(graphdef, config.loss_chunk, optimizer.frozen, config.accumulate)
+  update = step.descend(down, tx)
   if config.replicated:
     whole = NamedSharding(mesh, PartitionSpec())
     state = jax.tree.map(lambda leaf: leaf.update(sharding=whole), state)
@@ -130,6 +132,11 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     raise ValueError(
       f"batch={config.batch} rows do not divide among {data} chips: make it a multiple of {data}, "
       f"or give tensor={config.tensor * data // math.gcd(config.batch, data)}"
+    )
+  if config.batch % (data * config.accumulate):
+    raise ValueError(
+      f"batch={config.batch} rows make no accumulate={config.accumulate} parts on {data} chips: "
+      f"make it a multiple of {data * config.accumulate}"
     )
   model = config.llava_next(devices[0].platform)
   lowered, state, batch = lower(config, mesh)
@@ -230,7 +237,7 @@ def advise(
   """What would make a step that does not fit fit, the cheapest first; nothing for one that does."""
   if peak <= chip.limit_gib:
     return []
-  text, rows = model.text, config.batch // data
+  text, rows = model.text, config.batch // (data * config.accumulate)
   advice = []
   if config.replicated:
     advice.append("replicated=false: chips split weights and moments")
@@ -247,7 +254,8 @@ def advise(
   if config.proxies > 1:
     advice.append("fewer proxies: see proxies.fit_about")
   if rows > 1:
-    advice.append(f"batch={data}: one row a chip in place of {rows}")
+    advice.append(f"accumulate={config.batch // data}: one row a chip at once in place of {rows}")
+    advice.append(f"batch={data * config.accumulate}: one row a chip in place of {rows}")
   state = gib["parameters"] + gib["optimiser"]
   chips = data * config.tensor
   if state > 0.75 * chip.limit_gib:
