@@ -112,10 +112,7 @@ class Einsum(nnx.Module):
   def __init__(self, equation: str, *, bias: bool = False, rngs: nnx.Rngs, **sizes: int):
     inputs, rest = equation.split(",")
     weights, outputs = rest.split("->")
-    # einsum contracts axes in the order of their letters; in any other than theirs in the kernel,
-    # the kernel would be transposed.
-    letters = string.ascii_lowercase[: len(weights)]
-    self.equation = equation.translate(str.maketrans(weights, letters))
+    self.equation = equation
     self.made = tuple(weights.index(axis) for axis in outputs[1:])
     self.inputs = len(inputs) - 1
     fan_in = math.prod(sizes[axis] for axis in inputs[1:])
