@@ -32,7 +32,11 @@ from mixjax.search.surrogate import Surrogate
 
 # Starts: the best of the pool, of what is known and of FRESH random points; and random ones.
 BEST, RANDOM, FRESH = 24, 8, 512
-STEPS = 128
+
+# All starts climb PROBE steps, and the LEADERS then highest go on to STEPS. With 50 runs of 50
+# weights, of 48 maxima of log EI one was more than 1e-3 below that of all starts, by 0.04; with
+# half as many leaders, four were.
+PROBE, LEADERS, STEPS = 32, 16, 128
 
 # How many points are followed along constraints.
 FOLLOWED = 3
@@ -124,7 +128,7 @@ def maximize(
 
 @jax.jit(static_argnames="acquisition")
 def _climb(model: Model, told: Told, acquisition: Acquisition, parameter, starts: Array):
-  """Where gradients lead from `starts: float[s, d]`, and the acquisition there `float[s]`.
+  """Where gradients lead from the best of `starts: float[s, d]`, and the acquisition there.
 
   Barzilai and Borwein's (1988) step lengths. A step is taken if it gains, otherwise shortened; so
   values never fall, and NaN is never stepped on. A step costs one gradient, whatever it finds.
@@ -162,5 +166,8 @@ def _climb(model: Model, told: Told, acquisition: Acquisition, parameter, starts
 
   above = jnp.maximum(starts - model.lower, 0) + INWARD * uniform
   nothing = jnp.full(len(starts), -jnp.inf), jnp.zeros_like(starts), jnp.ones(len(starts))
-  (v, value, _, _), _ = jax.lax.scan(step, (norm_on_axes(jnp.sqrt(above)), *nothing), length=STEPS)
+  state, _ = jax.lax.scan(step, (norm_on_axes(jnp.sqrt(above)), *nothing), length=PROBE)
+  leaders = jnp.argsort(-state[1])[:LEADERS]
+  state = jax.tree.map(lambda x: x[leaders], state)
+  (v, value, _, _), _ = jax.lax.scan(step, state, length=STEPS - PROBE)
   return mixtures(v), value
