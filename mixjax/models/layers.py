@@ -10,7 +10,6 @@ weights may be stored split over `data`; they are gathered just before use and k
 """
 
 import math
-import string
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
