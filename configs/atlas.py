@@ -4,12 +4,16 @@
   python -m mixjax.main --config=configs/atlas.py:corpus=train.json,questions=DIR --workdir=RUN
   python -m mixjax.main --config=configs/atlas.py:corpus=train.json,lint --workdir=RUN
   python -m mixjax.main --config=configs/atlas.py:corpus=new.json,apply=RUN --workdir=NEW
+  python -m mixjax.main --config=configs/atlas.py:corpus=new.json,apply=RUN,beam=DirectRunner \
+      --config.beam.options="--direct_num_workers=2 --direct_running_mode=multi_processing" \
+      --workdir=NEW
 
 The first takes the gallery and about a minute; the second a corpus of your own: a LLaVA json or
 jsonl, a LLaVA-NeXT list, parquet, WebDataset, Energon or TFDS. The third builds nothing, but writes
 lint.json and lint.html: what the corpus holds, and what is wrong with it. The fourth builds no
 atlas either: it places a new corpus in a finished one and writes drift.json; with source=NAME its
-rows are added to the cells of RUN.
+rows are added to the cells of RUN. The last has Apache Beam's workers do so and write cells of the
+new corpus, in the environment of requirements-beam.txt: docs/corpora.md.
 Afterwards RUN/atlas/atlas.json holds the names: edit them there, before any search.
 """
 
@@ -41,6 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     choose="",
     apply="",
     source="",
+    beam="",
     lint=False,
     reading="",
     split="",
@@ -54,8 +59,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return ConfigDict({name: args[name] for name in kept} | dict(job="lint", workers=2))
   if args["apply"]:
     kept = (*described, "apply", "checkpoints", "seed", "source")
-    return ConfigDict({name: args[name] for name in kept} | dict(job="apply"))
-  del args["lint"], args["apply"], args["source"]
+    config = ConfigDict({name: args[name] for name in kept} | dict(job="apply"))
+    if args["beam"]:
+      config.job = "beam"
+      config.beam = dict(runner=args["beam"], options="", shards=0)
+    return config
+  if args["beam"]:
+    raise ValueError("beam= goes with apply=RUN: workers place a corpus in an atlas that is there")
+  del args["lint"], args["apply"], args["source"], args["beam"]
   return ConfigDict(
     args
     | dict(

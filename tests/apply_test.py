@@ -1,71 +1,23 @@
 """A finished atlas on a new corpus, from pictures to drift.json and to the cells that grow."""
 
-import io
+import importlib
 import json
+import sys
 
-import numpy as np
 import pytest
+from colours import see_colours, write_atlas, write_corpus
 from etils import epath
-from PIL import Image
 
-from mixjax.atlas import embed, parts, shards
-from mixjax.atlas.atlas import Atlas
-from mixjax.corpus.corpus import Corpus
-from mixjax.jobs import apply, concepts, embedding
+from mixjax.atlas import shards
+from mixjax.jobs import apply
 from mixjax.jobs import atlas as atlas_job
-from mixjax.jobs.atlas import STANDINS
-from mixjax.progress import Reporter
-
-COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
-
-
-class Tower:
-  """Stands in for CLIP: an image's mean colour, as a direction."""
-
-  size = 8
-
-  def __init__(self, clip):
-    pass
-
-  def __call__(self, images):
-    x = np.stack(images).astype(np.float32).mean(axis=(1, 2))
-    return x / np.linalg.norm(x, axis=1, keepdims=True), np.zeros((len(x), 2, 3), np.float16)
-
-
-def write_corpus(folder, seed, sizes, tint=0):
-  """A LLaVA json of noisy colours; `tint` makes the blue ones greener."""
-  rng, rows = np.random.default_rng(seed), []
-  for (name, colour), size in zip(COLOURS.items(), sizes, strict=True):
-    for i in range(size):
-      shift = tint * np.array([0, 1, 0]) if name == "blue" else 0
-      pixels = np.clip(np.array(colour) + shift + rng.normal(0, 12, 3), 0, 255).astype(np.uint8)
-      buffer = io.BytesIO()
-      Image.fromarray(np.broadcast_to(pixels, (8, 8, 3)).copy()).save(buffer, "PNG")
-      (folder / f"{name}{i}.png").write_bytes(buffer.getvalue())
-      said = [("human", "<image>\nDescribe it."), ("gpt", f"a {name} colour, plain {name}")]
-      row = {"id": f"{name}{i}", "image": f"{name}{i}.png", "task": "caption"}
-      rows.append(row | {"conversations": [{"from": who, "value": text} for who, text in said]})
-  (folder / "train.json").write_text(json.dumps(rows))
-  return folder / "train.json"
 
 
 @pytest.fixture
 def atlas(tmp_path, monkeypatch):
   """The workdir of a finished atlas of three colours."""
-  monkeypatch.setattr(embed, "Embedder", Tower)
-  monkeypatch.setattr(embedding.hf, "load_clip", lambda folder: None)
-  (tmp_path / "old").mkdir()
-  corpus = Corpus(epath.Path(write_corpus(tmp_path / "old", 0, (60, 50, 40))))
-  folder = epath.Path(tmp_path) / "run" / "atlas"
-  clip = STANDINS / "clip"
-  origin = parts.Origin(corpus.sha256(), shards.sha256(clip / "model.safetensors"))
-  index = embedding.embed_corpus(corpus, origin, clip, folder, Reporter())
-  concepts.compare([2, 3], folder, 0, Reporter())
-  concepts.fit(corpus.examples, folder, index, 3, 0, {"extra": 1}, Reporter())
-  names, found = Atlas.load(folder), np.load(folder / "embeddings.npy")
-  of = dict(zip(index["images"], map(names.names.__getitem__, names.assign(found)), strict=True))
-  shards.write_cells(corpus.examples(), of, folder / "cells", concepts=names.names)
-  return tmp_path / "run"
+  see_colours(monkeypatch)
+  return write_atlas(tmp_path)
 
 
 def applied(tmp_path, atlas, name, source="", **corpus):
@@ -124,3 +76,14 @@ def test_an_atlas_of_another_encoder_is_refused(atlas, tmp_path):
   path.write_text(json.dumps(json.loads(path.read_text()) | {"encoder": "another"}))
   with pytest.raises(ValueError, match="belongs to another encoder"):
     applied(tmp_path, atlas, "new", seed=1, sizes=(3, 3, 3))
+
+
+def test_without_beam_its_environment_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  config = importlib.import_module("configs.atlas").get_config("corpus=x,apply=y,beam=DirectRunner")
+  job = importlib.import_module(f"mixjax.jobs.{config.job}")
+  with pytest.raises(ValueError, match=r"pip install -r requirements-beam\.txt"):
+    job.main(config.to_dict(), str(tmp_path / "new"))
+  assert not (tmp_path / "new").exists()
+  with pytest.raises(ValueError, match="beam= goes with apply=RUN"):
+    importlib.import_module("configs.atlas").get_config("corpus=x,beam=DirectRunner")

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
 from mixjax.atlas import cell_files, shards
@@ -106,6 +107,16 @@ def test_equal_rows_give_equal_bytes(tmp_path):
   for path in files[0]:
     if (tmp_path / "a" / path).is_file():
       assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_a_record_has_its_fields_in_one_order(tmp_path):
+  """In which protobuf leaves them differs from process to process."""
+  shards.write_cells(corpus(), CONCEPTS, tmp_path / "cells")
+  (path,) = (tmp_path / "cells" / "c_3d_maps" / "vqa").rglob("*array_record*")
+  record = ArrayRecordDataSource([str(path)])[0]
+  names = sorted(["domain", "image_keys", "images", "key", "label", "task"])
+  places = [record.index(b"\n" + bytes([len(name)]) + name.encode()) for name in names]
+  assert places == sorted(places)
 
 
 def test_manifest_counts_tokens(tmp_path):

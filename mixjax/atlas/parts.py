@@ -53,6 +53,11 @@ def distinct(examples: Iterable[Example]) -> Iterator[Example]:
       yield example
 
 
+def part_name(start: int, stop: int) -> str:
+  """Of the part with the distinct images `start`, ... up to `stop`."""
+  return f"{start:09d}-{stop:09d}"
+
+
 def write(
   embedder: embed.Embedder,
   examples: Iterable[Example],
@@ -80,7 +85,7 @@ def write(
     if not place:
       if part is not None:
         part.close()
-      names.append(f"{number * size:09d}-{(number + 1) * size:09d}")
+      names.append(part_name(number * size, (number + 1) * size))
       part = None
       if number % process_count == process_index and not finished(folder, names[-1], origin):
         part = _Part(folder, names[-1], embedder, origin)
@@ -89,6 +94,23 @@ def write(
   if part is not None:
     part.close()
   return names
+
+
+def write_one(
+  embedder: embed.Embedder,
+  examples: Iterable[Example],
+  folder: epath.PathLike,
+  name: str,
+  origin: Origin,
+) -> None:
+  """Embeds the first picture of each example as one part, unless it is there."""
+  if finished(folder, name, origin):
+    return
+  epath.Path(folder).mkdir(parents=True, exist_ok=True)
+  part = _Part(epath.Path(folder), name, embedder, origin)
+  for example in examples:
+    part.add(example)
+  part.close()
 
 
 class _Part:

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Int
 
 from mixjax.atlas import reference, shards
 from mixjax.atlas.atlas import Atlas
 from mixjax.atlas.parts import Origin
-from mixjax.corpus.corpus import RULES
+from mixjax.corpus.corpus import RULES, Corpus
 from mixjax.corpus.example import Example
 from mixjax.data import encode
 from mixjax.jobs import concepts
@@ -70,6 +71,23 @@ def run(config: ApplyConfig, workdir: epath.PathLike, reporter: Reporter) -> dic
   Returns what the latter holds. Raises ValueError if the atlas belongs to another encoder.
   """
   folder = epath.Path(workdir) / "applied"
+  atlas, corpus, origin = opened(config)
+  index = embed_corpus(corpus, origin, config.checkpoint_folder / "clip", folder, reporter)
+  if jax.process_index():
+    return {}
+  found, concept = place(config, atlas, epath.Path(workdir), reporter)
+  if config.source:
+    names = (atlas.names[int(c)] for c in concept)
+    of = {"": TEXT} | dict(zip(index["images"], names, strict=True))
+    _add(config, (e for e in corpus.examples(ignore) if e.image_key in of), of, reporter)
+  return found
+
+
+def opened(config: ApplyConfig) -> tuple[Atlas, Corpus, Origin]:
+  """The atlas, the corpus, and what embeddings of it come from.
+
+  Raises ValueError if the atlas belongs to another encoder.
+  """
   atlas = Atlas.load(config.atlas_folder)
   clip = config.checkpoint_folder / "clip"
   corpus = described(config, epath.Path(config.corpus))
@@ -79,23 +97,27 @@ def run(config: ApplyConfig, workdir: epath.PathLike, reporter: Reporter) -> dic
       f"the atlas in {config.atlas_folder} belongs to another encoder than {clip}: give the "
       "checkpoints that it was made with"
     )
-  index = embed_corpus(corpus, origin, clip, folder, reporter)
-  if jax.process_index():
-    return {}
+  return atlas, corpus, origin
+
+
+def place(
+  config: ApplyConfig, atlas: Atlas, workdir: epath.Path, reporter: Reporter
+) -> tuple[dict, Int[np.ndarray, " n"]]:
+  """Writes concepts.npy beside the embeddings and `workdir/drift.json`.
+
+  Returns what the latter holds, and the concept int32[n] of every image.
+  """
   reporter.stage("apply")
+  folder = workdir / "applied"
   embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
   concept, cosine = reference.place(atlas, embeddings, concepts.mesh())
   with (folder / "concepts.npy").open("wb") as file:
     np.save(file, concept)
   found = _drift(config, atlas, embeddings, concept, cosine)
-  write_whole(epath.Path(workdir) / "drift.json", json.dumps(found, indent=1))
+  write_whole(workdir / "drift.json", json.dumps(found, indent=1))
   for line in describe(found):
     reporter.say(line)
-  if config.source:
-    names = (atlas.names[int(c)] for c in concept)
-    of = {"": TEXT} | dict(zip(index["images"], names, strict=True))
-    _add(config, (e for e in corpus.examples(ignore) if e.image_key in of), of, reporter)
-  return found
+  return found, concept
 
 
 def _drift(config, atlas: Atlas, embeddings, concept, cosine) -> dict:
@@ -142,14 +164,8 @@ def _add(
   config: ApplyConfig, rows: Iterable[Example], concept: dict[str, str], reporter: Reporter
 ) -> None:
   """Adds the rows to the cells of the atlas, unless a run before this one did."""
-  cells = config.atlas_folder / "cells"
-  if (config.atlas_folder.parent / "study").exists():
-    raise ValueError(
-      f"{cells} cannot grow, for trials were run on it: copy its atlas/ folder and give the copy"
-    )
-  sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
-  if config.source in sources:
-    reporter.say(f"cells: {cells} has the source {config.source!r} already")
+  cells = growing(config, reporter)
+  if cells is None:
     return
   reporter.stage("cells")
   tokenizer = encode.load_tokenizer(config.checkpoint_folder / "tokenizer")
@@ -162,3 +178,20 @@ def _add(
   )
   added = manifest["sources"][-1]["rows"]
   reporter.say(f"cells: {added} rows of {config.source!r} added to {cells}")
+
+
+def growing(config: ApplyConfig, reporter: Reporter) -> epath.Path | None:
+  """The cells of the atlas, if the source is to be added to them; None if it was already.
+
+  Raises ValueError where trials were run on them.
+  """
+  cells = config.atlas_folder / "cells"
+  if (config.atlas_folder.parent / "study").exists():
+    raise ValueError(
+      f"{cells} cannot grow, for trials were run on it: copy its atlas/ folder and give the copy"
+    )
+  sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
+  if config.source in sources:
+    reporter.say(f"cells: {cells} has the source {config.source!r} already")
+    return None
+  return cells

@@ -22,7 +22,6 @@ from mixjax.atlas.atlas import Atlas
 from mixjax.atlas.parts import Origin
 from mixjax.corpus.corpus import RULES, Corpus
 from mixjax.corpus.example import Example
-from mixjax.corpus.gallery import gallery
 from mixjax.corpus.readers import Fault, detect, reading
 from mixjax.data import encode
 from mixjax.data.loader import encode_cells
@@ -153,6 +152,8 @@ def _sources(config: AtlasConfig, workdir: epath.Path, reporter: Reporter):
       "the gallery brings its own questions: questions=FOLDER is for a corpus of your own, which "
       "corpus=PATH names"
     )
+  from mixjax.corpus.gallery import gallery  # what draws it is not everywhere installed
+
   path = workdir / "gallery"
   if not (path / "card.json").exists():
     reporter.stage("gallery")

@@ -57,18 +57,39 @@ def embed_corpus(
     )
     _wait("parts")
     if host == 0:
-      card = parts.join(folder / "parts", names, origin, folder)
-      if not card.images:
-        raise ValueError(f"{corpus.path} has no readable image")
       if questions is not None:
         _embed_questions(embedder, questions, folder / "questions")
-      _keep_ledger(card, unread, folder, reporter)
-      write_whole(folder / INDEX, json.dumps(_index(card)))
-      shutil.rmtree(folder / "parts")
+      join(corpus, names, origin, folder, unread, reporter)
     _wait(INDEX)
-  index = json.loads((folder / INDEX).read_text())
+  index = read_index(folder, origin)
   if questions is not None:
     _check_questions(questions, folder / "questions")
+  return index
+
+
+def join(
+  corpus: Corpus,
+  names: Sequence[str],
+  origin: parts.Origin,
+  folder: epath.Path,
+  unread: Sequence[Fault],
+  reporter: Reporter,
+) -> None:
+  """Joins the parts under `folder/parts`, and writes the ledger and INDEX.
+
+  Raises ValueError where no image could be read, or a part is not there.
+  """
+  card = parts.join(folder / "parts", names, origin, folder)
+  if not card.images:
+    raise ValueError(f"{corpus.path} has no readable image")
+  _keep_ledger(card, unread, folder, reporter)
+  write_whole(folder / INDEX, json.dumps(_index(card)))
+  shutil.rmtree(folder / "parts")
+
+
+def read_index(folder: epath.Path, origin: parts.Origin) -> dict:
+  """What INDEX holds. Raises ValueError if it was made from another corpus or another tower."""
+  index = json.loads((folder / INDEX).read_text())
   for what, name, now in (
     ("corpus", "corpus_sha256", origin.corpus),
     ("tower", "encoder", origin.encoder),

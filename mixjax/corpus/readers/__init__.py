@@ -125,9 +125,9 @@ def read(
   """
   found = parts(path, reading)
   if workers:
-    stream = ordered_stream(_Reader(reading, label), found, workers)
+    stream = ordered_stream(Reader(reading, label), found, workers)
   else:
-    stream = (item for part in found for item in _Reader(reading, label)(part))
+    stream = (item for part in found for item in Reader(reading, label)(part))
   for item in stream:
     if isinstance(item, Example):
       yield item
@@ -140,8 +140,8 @@ def read(
       on_fault(item)
 
 
-class _Reader:
-  """Reads a part; a class, for processes to pass on."""
+class Reader:
+  """The examples of a part, and its faults; a class, for processes to pass on."""
 
   def __init__(self, reading: Reading, label: Label):
     self._reading, self._label = reading, label
