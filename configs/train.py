@@ -18,7 +18,7 @@ repeat, stop (the run is refused) or redistribute. docs/loading.md says more.
 
 from ml_collections import ConfigDict
 
-from configs.common import parse_arg
+from configs.common import parse_arg, parse_step
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -72,16 +72,13 @@ def gallery(arg: str | None) -> ConfigDict:
 def pixels(arg: str | None) -> ConfigDict:
   """Hyper-parameters by default as in LLaVA-NeXT's mid-training (stage 1.5).
 
-  `rows` of `seq` tokens are a batch, each with up to `image_tokens` and `tiles` of pictures;
-  `tensor`: chips that share each matrix product, the others split rows and weights. `vision_rate`:
-  the tower's learning rate, 0 to freeze it; with `freeze_text` too, the projector alone learns, as
-  a model from `vision=CLIP` needs first (with learning_rate=1e-3). `remat`, `loss_chunk` and
-  `attention` as in configs/plan.py. `export`: the type of the weights in OUT/model. `workers`:
-  processes that read and cut pictures. `distributed`: this is one of the processes of a pod, each
-  with chips of its own, and all with the same folders. A run may go on with other `workers`, or on
-  a pod.
+  `rows`: a batch. `vision_rate`: the tower's learning rate, 0 to freeze it; with `freeze_text` too,
+  the projector alone learns, as a model from `vision=CLIP` needs first (with learning_rate=1e-3).
+  `export`: the type of the weights in OUT/model. `workers`: processes that read and cut pictures.
+  `distributed`: this is one of the processes of a pod, each with chips of its own, and all with the
+  same folders. A run may go on with other `workers`, or on a pod. The others are `parse_step`'s.
   """
-  args = parse_arg(
+  args = parse_step(
     arg,
     model="",
     vision="",
@@ -93,19 +90,11 @@ def pixels(arg: str | None) -> ConfigDict:
     seed=0,
     steps=1000,
     rows=16,
-    seq=4096,
-    image_tokens=2928,
-    tiles=5,
-    tensor=1,
     learning_rate=1e-5,
     vision_rate=2e-6,
     freeze_text=False,
     weight_decay=0.0,
     warmup=0.03,
-    remat="nothing_saveable",
-    loss_chunk=512,
-    attention="auto",
-    dtype="bfloat16",
     save_every=500,
     log_every=16,
     export="bfloat16",
@@ -115,8 +104,6 @@ def pixels(arg: str | None) -> ConfigDict:
   for name, what in (("model", "a LLaVA-NeXT or Qwen2 checkpoint"), ("cells", "an atlas' cells")):
     if not args[name]:
       raise ValueError(f"configs/train.py:pixels needs {name}=DIR, the folder of {what}")
-  args["remat"] = None if args["remat"] in ("", "none") else args["remat"]
-  args["loss_chunk"] = args["loss_chunk"] or None
   own = ("learning_rate", "weight_decay", "warmup")
   optimizer = {name: args.pop(name) for name in own} | dict(b2=0.999, final=0.0)
   return ConfigDict(args | dict(job="train_pixels", optimizer=optimizer))

@@ -10,6 +10,7 @@ from made_up_workdir import build
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.recipes import caution, report
 from mixjax.recipes.evidence import Evidence, Missing
+from mixjax.search import total
 from mixjax.search.observations import matches
 from mixjax.search.space import candidates
 
@@ -51,13 +52,34 @@ def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path):
   np.testing.assert_allclose(observed.parts, np.array(vectors) * [0.75, 0.25])
 
 
+def with_diverged(workdir, place, purposes=("mixatlas", "random")):
+  """Beside a finished workdir's runs, proxies that diverged there and on the mixtures after it."""
+  found, _ = build(workdir, targets=False, axes=["product"], pool=50)
+  space = caution.rebuild(Evidence(epath.Path(workdir)), "product").space
+  found["axes"]["product"]["diverged"] = [
+    {"purpose": purpose, "trial": 99 + n, "point": space.as_dict(space.pool[place + n])}
+    for n, purpose in enumerate(purposes)
+  ]
+  (workdir / "search.json").write_text(json.dumps(found))
+  return Evidence(epath.Path(workdir)), space
+
+
 def test_what_diverged_is_no_run_and_is_not_proposed_again(tmp_path):
-  found, _ = build(tmp_path, targets=False, axes=["product"], pool=50)
-  before = caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
-  lost = before.space.pool[7]
-  one = {"purpose": "mixatlas", "trial": 99, "point": before.space.as_dict(lost)}
-  found["axes"]["product"]["diverged"] = [one]
-  (tmp_path / "search.json").write_text(json.dumps(found))
-  seen = caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
-  np.testing.assert_allclose(seen.runs.pending, [lost], rtol=1e-12)
-  assert len(seen.runs) == len(before.runs) == 15
+  evidence, space = with_diverged(tmp_path, 7)
+  seen = caution.rebuild(evidence, "product")
+  # The search did not see what diverged of the baselines' design.
+  np.testing.assert_allclose(seen.runs.infeasible, space.pool[[7]], rtol=1e-12)
+  assert len(seen.runs) == 15 and len(seen.trials) == 16 and seen.trials[-1] == 99
+  assert matches(space.pool[[7]], seen.runs.known()).all()
+
+
+def test_what_diverged_counts_as_the_worst_run_did(tmp_path, monkeypatch):
+  evidence, _ = with_diverged(tmp_path, 7)
+  runs, told = caution.rebuild(evidence, "product").runs, []
+  fit = total.fit
+  monkeypatch.setattr(total, "fit", lambda runs, space: told.append(runs) or fit(runs, space))
+  found = caution.caution(evidence, "product")
+  (seen,) = told
+  assert seen.scores[-1] == runs.scores.min() and len(seen) == 16
+  np.testing.assert_array_equal(seen.mixtures[-1:], runs.infeasible)
+  assert (found.runs, found.card.runs, found.diverged) == (15, 16, (99, 100))

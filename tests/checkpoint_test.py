@@ -1,7 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mixjax.training import checkpoint
 from mixjax.training.checkpoint import Checkpointer
 
 
@@ -53,6 +55,21 @@ def test_when_none_is_intact_the_damaged_file_is_named(tmp_path):
   damaged = flip_a_bit(tmp_path / "3")
   with pytest.raises(ValueError, match=damaged.name):
     restore(tmp_path)
+
+
+def test_on_a_pod_every_process_knows_what_is_damaged(tmp_path, monkeypatch):
+  """The first process alone reads the manifest, and tells the others."""
+  save(tmp_path, 3)
+  checkpointer = Checkpointer(tmp_path)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  told = b"d/array, d/other"
+  monkeypatch.setattr(
+    checkpoint.multihost_utils,
+    "broadcast_one_to_all",
+    lambda said: np.frombuffer(told.ljust(len(said), b"\0"), np.uint8),
+  )
+  with pytest.raises(ValueError, match=r"is intact \(3: d/array, d/other\)"):
+    checkpointer.restore(state(0))
 
 
 def test_a_save_killed_before_its_manifest_does_not_count(tmp_path):

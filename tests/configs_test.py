@@ -31,12 +31,6 @@ def test_the_search_config_becomes_dataclasses(arg):
   assert search_config.parse(config.to_dict()).headline in config.axes
 
 
-def test_a_search_reads_a_corpus_as_an_atlas_does():
-  config = importlib.import_module("configs.search").get_config("corpus=x,reading=r.yaml,split=dev")
-  atlas = search_config.parse(config.to_dict()).atlas
-  assert (atlas.reading, atlas.split, atlas.labels) == ("r.yaml", "dev", "rules")
-
-
 def test_the_standins_config_becomes_dataclasses():
   parsed = standins.parse(importlib.import_module("configs.standins").get_config("tiny").to_dict())
   assert parsed.target.hidden_size > parsed.proxy.hidden_size
@@ -49,7 +43,7 @@ def test_every_config_opens_with_its_command():
 
 
 def test_a_search_reads_a_corpus_as_the_atlas_does():
-  arg = "corpus=a.json,questions=q,images=pictures,split=val,labels=classifier,concepts=20"
+  arg = "corpus=a.json,questions=q,images=p,split=val,labels=classifier,concepts=20,reading=r.yaml"
   of = {
     job: importlib.import_module(f"configs.{job}").get_config(arg) for job in ("atlas", "search")
   }

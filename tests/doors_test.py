@@ -39,6 +39,45 @@ def test_killed_while_scoring_it_scores_the_trained_model(finished, run_main, tm
 
 
 @pytest.mark.slow
+def test_a_curriculum_keeps_to_its_caps_and_a_restart_to_the_curriculum(
+  finished, run_main, tmp_path
+):
+  manifest = json.loads((finished / "atlas" / "cells" / "manifest.json").read_text())
+  rows = {cell: entry["rows"] for cell, entry in manifest["cells"].items() if entry["rows"]}
+  least = min(rows, key=rows.get)
+  rest = {cell: 0.5 / (len(rows) - 1) for cell in rows if cell != least}
+  stages = [{"step": 0, "mixture": {least: 0.5} | rest}, {"step": 3, "mixture": "uniform"}]
+  (tmp_path / "mixture.json").write_text(json.dumps({"stages": stages}))
+  repetition = 20 / rows[least]
+  config = (
+    f"configs/train.py:atlas={finished / 'atlas'},mixture={tmp_path / 'mixture.json'},"
+    f"samples=128,repetition={repetition},exhausted=redistribute"
+  )
+  done = run_main(config, tmp_path / "run")
+  said = f"  {least} runs out at sample 40 (step 1) and gives its weight to the others"
+  assert "3 stages:" in done.stdout and said in done.stdout
+  result = json.loads((tmp_path / "run" / "result.json").read_text())
+  assert [stage["start"] for stage in result["planned"]["stages"]] == [0, 40, 96]
+  assert result["planned"]["run_out"] == {least: {"sample": 40, "step": 1}}
+  assert 19 <= result["counts"][least]["realised"] <= 20
+
+  log = (tmp_path / "run" / "metrics.jsonl").read_text()
+  (tmp_path / "run" / "result.json").unlink()
+  run_main(config, tmp_path / "run")  # as after a kill
+  assert (tmp_path / "run" / "metrics.jsonl").read_text() == log
+  again = json.loads((tmp_path / "run" / "result.json").read_text())
+  assert {**again, "seconds": 0} == {**result, "seconds": 0}
+
+  stages[1]["step"] = 2
+  (tmp_path / "mixture.json").write_text(json.dumps({"stages": stages}))
+  done = run_main(config, tmp_path / "run", check=False)
+  assert done.returncode == 2 and "is of a run of other stages" in done.stderr
+  done = run_main(config.replace("redistribute", "stop"), tmp_path / "new", check=False)
+  assert done.returncode == 2 and f"{least!r} would give " in done.stderr
+  assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_one_clear_line(finished, run_main, tmp_path):
   config = f"configs/train.py:atlas={finished / 'atlas'},mixture=uniform,samples=128"
   done = run_main(config, tmp_path, "--config.budget.learning_rate=1e30", check=False)

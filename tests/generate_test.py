@@ -6,10 +6,11 @@ import meshes
 import numpy as np
 import pytest
 import scipy.stats
+from flax import nnx
 from safetensors.numpy import load_file
 
-from mixjax.evals.generate import decode, generate, nucleus, score_answers
-from mixjax.models import hf
+from mixjax.evals.generate import decode, generate, likeliest, nucleus, score_answers
+from mixjax.models import attention, hf
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "llava"
 NEW, NEVER = 8, -1
@@ -67,6 +68,27 @@ def test_the_cache_changes_nothing(model, io):
   logits = model.logits(model.text(x, positions, mask))
   best = jnp.argmax(logits, axis=-1)[:, -NEW - 1 : -1]
   np.testing.assert_array_equal(best, io["said"])
+
+
+def scans(model, io, new):
+  graph, parameters = nnx.split(model)
+  traced = decode.trace(
+    graph, parameters, io["ids"], io["mask"], io["features"], new, jnp.array([NEVER]), None
+  )
+  return str(traced.jaxpr).count("scan[")
+
+
+def test_layers_are_taken_apart_on_a_cpu_alone_and_say_the_same(model, io, monkeypatch):
+  assert scans(model, io, NEW - 1) == 2  # over the layers for the prompt, and over new tokens
+  monkeypatch.setattr(attention, "platform", lambda: "tpu")
+  assert scans(model, io, NEW - 2) == 3  # and over the layers for each of them
+  stacked = generate(model, io["ids"], io["mask"], io["features"], NEW - 2, NEVER)
+  np.testing.assert_array_equal(stacked, io["said"][:, : NEW - 2])
+
+
+def test_the_likeliest_token_is_the_first_of_equals_and_always_a_token():
+  logits = jnp.array([[0.0, 3, 1, 3], [-1, -2, -3, -4], [0, jnp.nan, 1, 2], [-jnp.inf] * 4])
+  np.testing.assert_array_equal(likeliest(logits), [1, 0, 3, 0])
 
 
 def test_padding_may_stand_on_the_right(model, io):

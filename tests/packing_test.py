@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+from mixjax.data import packing as packing_lib
 from mixjax.data.packed import PackedShape
 from mixjax.data.packing import Packing, pack
 
@@ -198,6 +199,16 @@ def test_a_cache_spares_what_was_found(tmp_path):
     np.testing.assert_array_equal(row, same)
   assert len(set(first.starts)) > 3 and len(set(second.starts)) == 1
   assert [path.name for path in (tmp_path / "deep").iterdir()] == ["rows.npy"]
+
+
+def test_a_run_that_is_killed_has_kept_most_of_what_it_found(tmp_path, monkeypatch):
+  monkeypatch.setattr(packing_lib, "_UNKEPT", 2)
+  first, second = Asked(LENGTHS), Asked(LENGTHS)
+  expected = packing(first, cache=tmp_path / "rows.npy").rows(300, 10)
+  again = packing(second, cache=tmp_path / "rows.npy")
+  for row, same in zip(again.rows(300, 10), expected, strict=True):
+    np.testing.assert_array_equal(row, same)
+  assert len(set(second.starts)) <= 3 < len(set(first.starts))
 
 
 def test_a_block_has_samples():

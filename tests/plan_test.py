@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import re
 
 import jax
 import pytest
@@ -18,7 +19,7 @@ TINY = plan.PlanConfig(
   model="qwen2_0_5b",
   topology="cpu:8",
   batch=8,
-  seq=64,
+  seq=60,  # fewer tokens than the vocabulary has, as in a real step
   image_tokens=12,
   tiles=3,
   tensor=2,
@@ -100,6 +101,57 @@ def test_no_large_array_of_the_step_is_replicated(planned):
       assert share <= 1 / 4 or leaf.size < total / 1000, name
 
 
+def needless(text, state, batch):
+  """Arrays within a program's text that no device needs, of the split `state`: (what, sizes)."""
+  whole = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+    name = jax.tree_util.keystr(path)
+    table = "text" in name and ("embedding" in name or "head" in name)
+    if table or ("layers" in name and "kernel" in name):
+      axes = [*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec))]
+      parts = [2 if axis == "model" else 1 for axis in axes]
+      whole[name] = leaf.shape
+      whole[f"{name} gathered over data"] = tuple(map(int.__floordiv__, leaf.shape, parts))
+  rows, length = batch["ids"].shape
+  whole["hidden states"] = rows, length, TEXT.hidden_size
+  whole["logits"] = rows // 4, length, TEXT.vocab_size // 2
+  # What a slice of some other parameter looks like says nothing.
+  slices = {key(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(state)}
+  found = set(re.findall(r"\b(?:f32|bf16)\[([\d,]+)\]", text))
+  found = {key(map(int, sizes.split(","))) for sizes in found} - slices
+  return [(name, sizes) for name, sizes in whole.items() if key(sizes) in found]
+
+
+def key(sizes):
+  """Sizes in whatever order the compiler likes; axes of one element mean nothing."""
+  return tuple(sorted(size for size in sizes if size > 1))
+
+
+def test_nothing_within_the_step_is_whole_that_need_not_be(planned):
+  """A device sees one layer's matrices at a time, its own rows, and never a table of the tokens."""
+  _, kept = planned
+  assert needless(kept["compiled"].as_text(), kept["state"], kept["batch"]) == []
+
+
+@pytest.mark.slow
+def test_a_plain_port_holds_everything_on_every_chip(planned):
+  plain, kept = recorded(dataclasses.replace(TINY, tensor=1, replicated=True))
+  assert plain["gib"]["parameters"] * topology.GIB == pytest.approx(
+    4 * plain["total_parameters"], rel=0.01
+  )
+  assert set(plain["collectives"]) == {"all-reduce"}
+  split = planned[1]
+  assert len(needless(kept["compiled"].as_text(), split["state"], split["batch"])) > 10
+
+
+@pytest.mark.slow
+def test_rows_in_parts_take_less(planned):
+  at_once, _ = recorded(dataclasses.replace(TINY, batch=32))
+  in_parts, _ = recorded(dataclasses.replace(TINY, batch=32, accumulate=8))
+  assert in_parts["flops"] == at_once["flops"]
+  assert in_parts["gib"]["temporaries"] < 0.5 * at_once["gib"]["temporaries"]
+
+
 @pytest.mark.slow
 def test_a_frozen_tower_has_no_moments(planned):
   frozen, kept = recorded(dataclasses.replace(TINY, frozen_tower=True))
@@ -167,8 +219,10 @@ def test_advice_names_what_would_make_it_fit():
   assert "remat=nothing_saveable" in advice(remat=None)
   assert "remat" not in advice()
   assert "loss_chunk=512: the logits are 2.3 GiB" in advice(loss_chunk=None)
-  assert "attention=splash" in advice(attention="xla")
+  assert "attention=auto" in advice(attention="xla")
   assert "batch=4: one row a chip in place of 4" in advice(data=4)
+  assert "accumulate=4: one row a chip at once in place of 4" in advice(data=4)
+  assert "accumulate" not in advice(data=4, accumulate=4)
   assert "tensor=2, batch=8" in advice()
   full = advice(gib={"parameters": 5.0, "optimiser": 10.0})
   assert "more chips" in full and "15.0 of 16.0 GiB on 16; 32 would" in full
@@ -201,6 +255,8 @@ def test_what_cannot_be_planned_is_refused_with_the_remedy(monkeypatch):
     topology.devices("cpu:4x4")
   with pytest.raises(ValueError, match="batch=6 rows do not divide among 4 chips"):
     plan.plan(dataclasses.replace(TINY, batch=6))
+  with pytest.raises(ValueError, match="batch=8 rows make no accumulate=3 parts on 4 chips"):
+    plan.plan(dataclasses.replace(TINY, accumulate=3))
   with pytest.raises(ValueError, match="8 chips do not divide by 3"):
     plan.plan(dataclasses.replace(TINY, tensor=3))
   with pytest.raises(ValueError, match="model='qwen3': choose one of qwen2_0_5b"):
@@ -209,9 +265,15 @@ def test_what_cannot_be_planned_is_refused_with_the_remedy(monkeypatch):
     plan.plan(dataclasses.replace(TINY, seq=8))
   with pytest.raises(ValueError, match="give more tiles"):
     plan.plan(dataclasses.replace(TINY, seq=4096, image_tokens=2928, tiles=1))
+  with pytest.raises(ValueError, match=r"attention=cudnn: .* use attention=xla"):
+    dataclasses.replace(TINY, attention="cudnn", proxies=2)
+  with pytest.raises(ValueError, match="topology=h100:16: give 1 to 8 GPUs"):
+    topology.devices("h100:16")
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match="requirements-plan"):
+  with pytest.raises(ValueError, match=r"requirements-plan\.txt"):
     topology.devices("v5e:4x4")
+  with pytest.raises(ValueError, match=r"requirements-plan-gpu\.txt"):
+    topology.devices("h100:8")
 
 
 def test_the_front_door_refuses_in_one_line(run_main, tmp_path):
@@ -253,3 +315,19 @@ def test_a_step_too_large_for_a_tpu_is_no_error():
 def test_a_slice_that_does_not_exist_is_named():
   with pytest.raises(ValueError, match=r"topology=v5e:3x5: .*not divisible"):
     topology.devices("v5e:3x5")
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax_cuda12_plugin") is None,
+  reason="XLA's CUDA plugin is not installed: pip install -r requirements-plan-gpu.txt",
+)
+@pytest.mark.slow
+def test_a_gpu_plan_needs_no_gpu():
+  small = dataclasses.replace(TINY, topology="h100:8", seq=256, tensor=1, dtype="bfloat16")
+  result, kept = recorded(small)
+  assert result["fits"] and result["chip"] == "H100 SXM" and 0 < result["peak_gib"] < 1
+  assert "cudnn$fmha" in kept["compiled"].as_text()
+  assert result["collectives"]["reduce-scatter"]["bytes"] > 0 and result["step_seconds"] >= 0
+  held = sum(result["gib"][kind] for kind in ("parameters", "optimiser", "batch")) * topology.GIB
+  memory = kept["compiled"].memory_analysis()
+  assert held == pytest.approx(memory.argument_size_in_bytes, rel=0.02)

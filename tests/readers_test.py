@@ -209,6 +209,22 @@ def test_llava_next_lists_sample_as_they_say(tmp_path, monkeypatch):
   assert keys[:1] + keys[-1:] == ["one/0", "two/9"] and len(set(keys)) == 20
 
 
+def test_the_same_path_beside_two_files_of_a_list_is_two_pictures(tmp_path):
+  for name in ("one", "two"):
+    (tmp_path / name / "pics").mkdir(parents=True)
+    (tmp_path / name / "pics" / "a.png").write_bytes(name.encode())
+    (tmp_path / name / "rows.json").write_text(json.dumps([row(image="pics/a.png")]))
+  path = next_list(tmp_path, {"json_path": "one/rows.json"}, {"json_path": "two/rows.json"})
+  found = {e.image_key: e.image for e in readers.read(path)}
+  assert found == {"one/pics/a.png": b"one", "two/pics/a.png": b"two"}
+  # The names are paths from the list's folder, which images= may name for rows made from them.
+  absolute = str(tmp_path / "one" / "pics" / "a.png")
+  (tmp_path / "two" / "rows.json").write_text(json.dumps([row(image=absolute)]))
+  assert [e.image_key for e in readers.read(path)] == ["one/pics/a.png", absolute]
+  (first, _) = readers.read(path, Reading(images=str(tmp_path / "two")))
+  assert (first.image_key, first.image) == ("pics/a.png", b"two")
+
+
 @pytest.mark.parametrize(
   ("entry", "message"),
   [
@@ -242,8 +258,11 @@ def test_what_is_no_corpus_says_what_is_known(tmp_path):
   refused("rows.csv", "a,b", r"is a .csv; known formats: LLaVA json .*TFDS folder")
   refused("dict.json", '{"data": []}', "is not a list of rows: it begins with")
   refused("mix.yaml", "splits: {train: {}}", "Energon metadataset, which mixes data sets")
-  refused("other.yaml", "rows: 3", "has no `datasets:`; it has rows")
+  refused("other.yaml", "rows: 3", "has no `datasets:` with a list under it, but rows")
   refused("bad.yaml", "datasets: 3", "has no `datasets:` with a list under it")
+  refused("torn.yaml", "datasets: [{", "is no YAML")
+  refused("text.yaml", "words", "with a list under it, but str")
+  refused("lines.json", '{"id": 1}\n{"id": 2}', "a file with a row a line is called .jsonl")
   with pytest.raises(ValueError, match=r"holds bad.yaml, dict.json, .*give the path of one"):
     readers.detect(tmp_path)
 

@@ -89,4 +89,7 @@ def test_limits_are_whole_samples_and_named_cells_exist():
   with pytest.raises(ValueError, match="no cell is called 'x'"):
     supply.limits({"a": 1}, {"x": 2.0})
   with pytest.raises(ValueError, match=re.escape("'a' is -1")):
-    supply.limits({"a": 1}, -1)
+    supply.limits({"a": 1}, {"a": -1})
+  for epochs in (-1.0, float("nan")):
+    with pytest.raises(ValueError, match=f"the repetition is {epochs}"):
+      supply.limits({}, epochs)

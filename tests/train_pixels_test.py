@@ -137,6 +137,12 @@ def test_a_run_learns_and_says_what_it_saw(whole):
 
 
 @pytest.mark.slow
+def test_rows_that_pass_in_parts_give_the_same_run(run, whole, tmp_path):
+  run(tmp_path, accumulate=2)
+  np.testing.assert_allclose(losses(tmp_path), losses(whole), rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_stopped_and_resumed_gives_the_same_bits(run, source, whole, tmp_path):
   def stopped(*args, real=PackedLoader.dataset, **options):
     for i, batch in enumerate(real(*args, **options)):
@@ -149,10 +155,13 @@ def test_stopped_and_resumed_gives_the_same_bits(run, source, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
       run(tmp_path)
   assert not (tmp_path / "model").exists()
+  assert json.loads((tmp_path / "seconds.json").read_text()) > 0
+  (tmp_path / "seconds.json").write_text("1000.0")
   with pytest.MonkeyPatch.context() as patch:  # what is resumed reads no weights of the source
     patch.setattr(Pretrained, "load", None)
     run(tmp_path)
   assert losses(tmp_path) == losses(whole)
+  assert json.loads((tmp_path / "result.json").read_text())["seconds"] > 1000
   ours, theirs = (folder / "model" / "model.safetensors" for folder in (tmp_path, whole))
   assert ours.read_bytes() == theirs.read_bytes()
   assert ours.read_bytes() != (source / "model.safetensors").read_bytes()
@@ -251,6 +260,34 @@ def test_a_qwen2_and_a_clip_become_one_model(source, tmp_path):
   assert said["image_token_index"] == tokenizer.convert_tokens_to_ids("<image>")
 
 
+def test_a_curriculum_and_caps_reach_the_loader(frame, cells, tmp_path):
+  stages = [{"step": 0, "mixture": "uniform"}, {"step": 40, "mixture": {"noise/vqa": 1.0}}]
+  (tmp_path / "stages.json").write_text(json.dumps({"stages": stages}))
+  arg = (
+    f"pixels,model={frame},cells={cells},mixture={tmp_path / 'stages.json'},steps=200,rows=8,"
+    "seq=64,image_tokens=40,tiles=8,repetition=50"
+  )
+  tokenizer = Pretrained(str(frame)).load_tokenizer()
+
+  def load(exhausted):
+    config = train_config.get_config(f"{arg},exhausted={exhausted}").to_dict()
+    shape = train_pixels.packed_shape(config, CONFIG, train_pixels.make_mesh(2))
+    return train_pixels.make_loader(config, CONFIG, tokenizer, shape, tmp_path / "lengths")
+
+  loader, plan = load("repeat")
+  start = loader.start_of(40)
+  assert [stage.start for stage in plan.stages] == [0, start]
+  assert plan.stages.stages[1].weights["noise/vqa"] == 1.0
+  # 12 rows of each, 50 times.
+  assert plan.run_out == {"noise/caption": 1200, "noise/vqa": 1200}
+  assert 40 <= loader.step_of(start, 200) < 200 and loader.step_of(10 * start, 200) is None
+  assert loader.counts(200)["noise/vqa"]["epochs"] > 50
+  with pytest.raises(ValueError, match=r"'noise/\w+' would give \d+ samples and has 600"):
+    load("stop")
+  with pytest.raises(ValueError, match="every cell with weight has run out at sample 1200"):
+    load("redistribute")
+
+
 def test_a_tokenizer_without_an_image_token_gets_one(frame, tmp_path):
   said = (frame / "tokenizer.json").read_text()
   (tmp_path / "tokenizer.json").write_text(said.replace("<image>", "<other>"))
@@ -277,7 +314,10 @@ def test_what_does_not_go_together_is_refused(frame, tmp_path):
   with pytest.raises(ValueError, match=r"tokens and .* knows 100"):
     Pretrained(str(tmp_path / "other")).config(tokenizer)
   with pytest.raises(ValueError, match="rows=6 do not divide among 4 chips"):
-    sizes = dict(rows=6, seq=64, image_tokens=40, tiles=8)
+    sizes = dict(rows=6, seq=64, image_tokens=40, tiles=8, accumulate=1)
+    train_pixels.packed_shape(sizes, CONFIG, train_pixels.make_mesh(2))
+  with pytest.raises(ValueError, match="in accumulate=4 parts: give a multiple of 16"):
+    sizes |= dict(rows=8, accumulate=4)
     train_pixels.packed_shape(sizes, CONFIG, train_pixels.make_mesh(2))
   with pytest.raises(ValueError, match="tensor=3 does not divide the 8 chips"):
     train_pixels.make_mesh(3)
@@ -285,6 +325,8 @@ def test_what_does_not_go_together_is_refused(frame, tmp_path):
     ("export=bf16", "export='bf16' is none of float32"),
     ("dtype=half", "dtype='half' is none of float32"),
     ("remat=nothing", "remat='nothing' is no policy"),
+    ("exhausted=wrap", "exhausted is one of repeat, stop, redistribute, not 'wrap'"),
+    ("repetition=-1", "the repetition is -1.0"),
     ("cells=gs://b/cells", "cells=gs://b/cells is in a bucket"),
   ):
     config = train_config.get_config(f"pixels,model=here,cells=there,{wrong}").to_dict()

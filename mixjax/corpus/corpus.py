@@ -5,12 +5,11 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator
 
-import yaml
 from etils import epath
 
 from mixjax.corpus import readers, task_classifier, task_rules
 from mixjax.corpus.example import Example
-from mixjax.corpus.readers import energon
+from mixjax.corpus.readers import energon, llava_json
 from mixjax.corpus.readers.reading import PLAIN, Reading
 from mixjax.corpus.readers.walk import under
 
@@ -55,8 +54,9 @@ class Corpus:
     return task_classifier.train(task_classifier.sample(rows))
 
   def sha256(self) -> str:
-    """Tells whether a corpus has changed: by the content of what is json or YAML, and the names and
-    sizes of other files, which may be too large to be read for this. Raises as `readers.detect`.
+    """Tells whether a corpus has changed: by the content of json and YAML, and by the names and
+    sizes of the other files of a folder, which may be too large to be read for this. Pictures that
+    a json names are not looked at. Raises as `readers.detect`.
     """
     readers.detect(self.path)
     digest = hashlib.sha256(repr(self.reading if self.reading != PLAIN else "").encode())
@@ -78,5 +78,4 @@ class Corpus:
       return
     yield self.path
     if self.path.suffix in (".yaml", ".yml"):
-      for entry in yaml.safe_load(self.path.read_text())["datasets"]:
-        yield self.path.parent / entry["json_path"]
+      yield from (file for file, _ in llava_json.entries(self.path))

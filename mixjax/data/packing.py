@@ -28,6 +28,7 @@ from mixjax.data.packed import PackedShape
 BLOCK = 2048
 _UNITS = 1024  # lengths are rounded up to this fraction of a row: more pairs fit, at 0.1% a sample
 _SLACK = 16  # units of a row that a pair may leave empty
+_UNKEPT = 64  # blocks found before they are kept; an eighth of all, where that is more
 _FULL = 0.99  # a block filled so well is not packed a second time
 
 Lengths = Int[np.ndarray, "n 3"]  # tokens, image tokens and tiles of samples
@@ -154,8 +155,8 @@ class Packing:
     """lengths: (start, count) -> lengths of the samples start ... start + count - 1 of the run.
 
     `cache` is a file to keep the blocks' numbers of rows in, which spares a resumed run from
-    finding them again; it must be of the same lengths, shape and block. Raises ValueError for a
-    block without samples.
+    finding most of them again; it must be of the same lengths, shape and block. Raises ValueError
+    for a block without samples.
     """
     if block < 1:
       raise ValueError(f"block is {block}: a block has at least one sample")
@@ -247,6 +248,8 @@ class Packing:
   def _find(self):
     """The rows of one block more."""
     self._ends.append(self._ends[-1] + self._packed(len(self._ends) - 1)[1])
+    if len(self._ends) - self._kept > max(_UNKEPT, self._kept // 8):
+      self.keep()
 
   def _pack(self, block: int) -> tuple[Int[np.ndarray, " n"], int]:
     return pack(self._lengths(block * self.block, self.block), self._shape)

@@ -171,6 +171,8 @@ def limits(
   sizes: Mapping[str, int], repetition: float | Mapping[str, float]
 ) -> Float[np.ndarray, " k"]:
   """Samples that each cell may give, in the order of `sizes`; infinity where there is no limit."""
+  if not isinstance(repetition, Mapping) and not repetition >= 0:
+    raise ValueError(f"the repetition is {repetition}: it is a number of epochs, 0 for any")
   by_cell = repetition if isinstance(repetition, Mapping) else dict.fromkeys(sizes, repetition)
   for cell, epochs in by_cell.items():
     if cell not in sizes:

@@ -21,8 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from mixjax.data.encode import Encoder
 from mixjax.evals import metrics
 from mixjax.evals.benchmarks import ANLS, CHOICE, IOU, RELAXED, Question, metrics_of
-from mixjax.evals.generate import generate
-from mixjax.training import loss
+from mixjax.evals.generate import answer_scores, generate
 
 Params = PyTree[Float[Array, "..."]]
 BATCH = 128  # rows a forward pass: one compiled shape whatever the number of questions
@@ -32,13 +31,6 @@ LEAST_NEW = 12  # tokens that are decoded, more where a benchmark has longer ans
 JUDGES = {
   ANLS: metrics.anls, RELAXED: metrics.relaxed_accuracy, IOU: metrics.grounding,
 }  # fmt: skip
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled_scores(graphdef: nnx.GraphDef, loss_from: int):
-  return jax.jit(
-    lambda params, batch: loss.answer_scores(nnx.merge(graphdef, params), batch, loss_from)
-  )
 
 
 def summary(values: np.ndarray) -> dict[str, float]:
@@ -88,15 +80,14 @@ class Suite:
     return encoded(self.encoder, self.questions, [q.answer for q in self.questions])
 
   def _answer_scores(self, graphdef, params, encoded, image_rows, blind: bool):
-    """Batched `loss.answer_scores` as numpy: nll float[q], tokens int[q], exact bool[q]."""
-    run = _compiled_scores(graphdef, self.loss_from)
+    """Batched `answer_scores` as numpy: nll float[q], tokens int[q], exact bool[q]."""
     parts = []
     for at in range(0, len(image_rows), BATCH):
       rows = np.resize(np.arange(at, min(at + BATCH, len(image_rows))), BATCH)
       features = self.features[image_rows[rows]].astype(np.float32)
       batch = {k: v[rows] for k, v in encoded.items()}
       batch["features"] = np.zeros_like(features) if blind else features
-      parts.append(jax.device_get(run(params, batch)))
+      parts.append(jax.device_get(answer_scores(graphdef, params, batch, self.loss_from)))
     return [np.concatenate(column)[: len(image_rows)] for column in zip(*parts, strict=True)]
 
   def likelihoods(

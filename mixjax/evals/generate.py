@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
-from mixjax.models import layers
+from mixjax.models import clip, layers
 from mixjax.models.llava import Llava
 from mixjax.models.qwen2 import Qwen2
 from mixjax.training import loss
@@ -86,7 +86,7 @@ def decode(
   def choose(hidden, done, i):
     logits = text.logits(hidden[:, 0])
     if sampling is None:
-      token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+      token = likeliest(logits)
     else:
       key, temperature, top_p = sampling
       token = sample(logits / temperature, top_p, jax.random.fold_in(key, i))
@@ -96,13 +96,33 @@ def decode(
   def step(carry, i):
     token, done, cache = carry
     x = text.embed(token[:, None])
-    hidden, cache = text.decode(x, (count + i)[:, None], cache, length + i, visible)
+    hidden, cache = text.decode(x, (count + i)[:, None], cache, length + i, visible, blocks)
     token, done = choose(hidden, done, i + 1)
     return (token, done, cache), token
 
   first, done = choose(hidden, jnp.zeros_like(count, bool), 0)
+  blocks, cache = text.for_tokens(cache)
   _, rest = jax.lax.scan(step, (first, done, cache), jnp.arange(max_new_tokens - 1))
   return jnp.concatenate([first[:, None], rest.T], axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def see(
+  graph: nnx.GraphDef, parameters: nnx.State, pixels: UInt8[Array, "*n s s 3"]
+) -> Float[Array, "*n p c"]:
+  """Features of pictures for a Llava, of tiles [g, n, s, s, 3] for a LlavaNext."""
+  return nnx.merge(graph, parameters).encode_image(clip.preprocess(pixels))
+
+
+def likeliest(logits: Float[Array, "b v"]) -> Int[Array, " b"]:
+  """The first of each row's most likely tokens; the last of all where a logit is NaN.
+
+  That is argmax, which XLA for CPUs computes ten times slower than it does two plain reductions.
+  """
+  top = jnp.max(logits, axis=-1, keepdims=True)
+  ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+  ids = layers.split_like(ids, logits)
+  return jnp.min(jnp.where(logits == top, ids, logits.shape[1] - 1), axis=-1)
 
 
 def sample(
@@ -147,19 +167,24 @@ def score_answers(
   if mask is None:
     mask = jnp.ones_like(ids, bool)
   graph, parameters = nnx.split(model)
-  nll, count, greedy = score(graph, parameters, ids, mask, features, answers, answer_mask)
+  batch = joined(ids, mask, answers, answer_mask) | {"features": features}
+  nll, count, greedy = answer_scores(graph, parameters, batch, ids.shape[1])
   return -nll, count, greedy
 
 
-@functools.partial(jax.jit, static_argnames="graph")
-def score(graph, parameters, ids, mask, features, answers, answer_mask):
-  # The answer comes right after the prompt, so the prompt's padding goes to the left.
+@jax.jit
+def joined(ids, mask, answers, answer_mask) -> loss.Batch:
+  """Prompts with their answers right after them: the prompts' padding goes to the left."""
   order = jnp.argsort(mask, axis=1, stable=True)
   ids, mask = (jnp.take_along_axis(x, order, axis=1) for x in (ids, mask))
-  batch = {
+  return {
     "ids": jnp.concatenate([ids, answers], axis=1),
     "mask": jnp.concatenate([mask, answer_mask], axis=1),
     "loss_mask": jnp.concatenate([jnp.zeros_like(mask), answer_mask], axis=1),
-    "features": features,
   }
-  return loss.answer_scores(nnx.merge(graph, parameters), batch, ids.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "loss_from"))
+def answer_scores(graph: nnx.GraphDef, parameters: nnx.State, batch: loss.Batch, loss_from: int):
+  """`loss.answer_scores`, compiled once a shape, of a model split into graph and parameters."""
+  return loss.answer_scores(nnx.merge(graph, parameters), batch, loss_from)

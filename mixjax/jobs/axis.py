@@ -21,6 +21,8 @@ from mixjax.search.space import Key, Space
 
 LEADERS = 3  # mixtures of highest posterior mean that share the replicates
 
+RANDOM = "random"  # the purpose of the design that only the baselines see
+
 
 class AxisSearch:
   """Runs of one axis and what follows from them.
@@ -62,22 +64,27 @@ class AxisSearch:
     vectors = np.reshape(vectors, (len(vectors), self._benchmarks))
     return observed(points[kept], vectors, self._runner.weights)
 
-  def with_uniform(self, runs: Observations) -> Observations:
-    """What a policy sees: the uniform seeds, then these runs, and what diverged as infeasible."""
+  def lost(self, *, random: bool) -> list[dict]:
+    """What diverged of the random design, or else of the search: neither sees the other's."""
+    return [one for one in self.diverged if (one["purpose"] == RANDOM) == random]
+
+  def with_uniform(self, runs: Observations, *, random: bool = False) -> Observations:
+    """What a policy sees: the uniform seeds, then these runs, and what of its own diverged as
+    infeasible."""
     seen = Observations.concatenate([self._at_uniform, runs])
-    if not self.diverged:
+    if not (lost := self.lost(random=random)):
       return seen
-    infeasible = np.array([self.space.from_dict(one["point"]) for one in self.diverged])
+    infeasible = np.array([self.space.from_dict(one["point"]) for one in lost])
     return dataclasses.replace(seen, infeasible=infeasible)
 
   def mixatlas(self, policy: MixAtlas, runs: int, replicates: int, batch: int, key) -> Observations:
     """Algorithm 1 in batches: seeds, GP-UCB, then fresh seeds for the leaders; `runs` in all."""
     done = self.run(policy.ask(Observations.none(self.space), policy.seeds, key), "seed")
-    while (spent := len(done) + len(self.diverged)) < runs - replicates:
+    while (spent := len(done) + len(self.lost(random=False))) < runs - replicates:
       count = min(batch, runs - replicates - spent)
       asked = policy.ask(self.with_uniform(done), count, key)
       done = Observations.concatenate([done, self.run(asked, "mixatlas")])
-    self.check_any(done, "mixatlas")
+    self.check_any(done)
     for replicate in range(1, replicates + 1):
       leaders = self._leaders(done)
       again = leaders[(replicate - 1) % len(leaders)][None]
@@ -87,15 +94,16 @@ class AxisSearch:
   def _leaders(self, runs: Observations) -> Float[np.ndarray, "k d"]:
     """The evaluated mixtures of highest posterior mean, each once."""
     distinct = np.unique(runs.mixtures, axis=0)
-    mean, _ = total.fit(self.with_uniform(runs), self.space).predict(distinct)
+    mean, _ = total.fit(self.with_uniform(runs).as_worst(), self.space).predict(distinct)
     return distinct[np.argsort(-mean, kind="stable")[:LEADERS]]
 
-  def check_any(self, runs: Observations, method: str) -> None:
-    """ValueError if no run of a method is left."""
+  def check_any(self, runs: Observations, *, random: bool = False) -> None:
+    """ValueError if no run of the search is left, or of the random design."""
     if not len(runs):
+      method, first = RANDOM if random else "mixatlas", self.lost(random=random)[0]["trial"]
       raise ValueError(
-        f"every proxy of {method} on the {self.space.name} axis diverged, first trial "
-        f"{self.diverged[0]['trial']}: lower the learning rate of the proxy"
+        f"every proxy of {method} on the {self.space.name} axis diverged, first trial {first}: "
+        "lower the learning rate of the proxy"
       )
 
 
@@ -133,15 +141,16 @@ def search_axis(
   random = within(BestOfRandom)
   searched = search.mixatlas(policy, budget.runs, budget.replicates, config.batch, key)
   design = random.ask(Observations.none(space), budget.runs, key)
-  drawn = search.run(design, "random")
-  search.check_any(drawn, "random")
+  drawn = search.run(design, RANDOM)
+  search.check_any(drawn, random=True)
   recommended = {
     "mixatlas": policy.recommend(searched),
     "mixatlas-observed": by_observed.recommend(searched),
     "random": random.recommend(drawn),
-    "regmix": within(RegMix).recommend(search.with_uniform(drawn)),
+    "regmix": within(RegMix).recommend(search.with_uniform(drawn, random=True)),
   }
-  fitted = total.fit(searched, space)
+  # What diverged counts as the worst run did, as in the search, but is none to be judged by.
+  fitted = total.fit(searched.as_worst(), space)
   left_out = fitted.leave_one_out()
   diverged = {"diverged": search.diverged} if search.diverged else {}
   return {
@@ -150,8 +159,8 @@ def search_axis(
     "history": search.history,
     "leave_one_out": {
       "observed": searched.scores.tolist(),
-      "mean": left_out.mean.tolist(),
-      "sd": left_out.sd.tolist(),
+      "mean": left_out.mean[: len(searched)].tolist(),
+      "sd": left_out.sd[: len(searched)].tolist(),
     },
     "recommended": {name: _as_json(space, r) for name, r in recommended.items()},
     "uniform_posterior": [float(v[0]) for v in fitted.predict(space.uniform()[None])],

@@ -71,13 +71,20 @@ def main(config: dict, workdir: str) -> None:
     reporter.stage("train", config["steps"])
   seen = 0
 
+  clock = folder / "seconds.json"  # of all processes that have worked on this run
+  before = json.loads(clock.read_text()) if clock.exists() else 0.0
+  began = time.time()
+
+  def seconds() -> float:
+    return round(before + time.time() - began, 1)
+
   def on_step(step: int, loss: float) -> None:
     nonlocal seen
     if first:
       reporter.advance(step - seen, note=f"loss={loss:.3f}")
+      write_whole(clock, json.dumps(seconds()))
     seen = step
 
-  began = time.time()
   with jax.set_mesh(mesh):
     graphdef, state = train(config, pretrained, model, loader, mesh, folder, on_step)
     trained = nnx.merge(graphdef, state.params)
@@ -88,7 +95,7 @@ def main(config: dict, workdir: str) -> None:
       "counts": loader.counts(config["steps"]),
       "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
       "mesh": dict(mesh.shape),
-      "seconds": round(time.time() - began, 1),
+      "seconds": seconds(),
     }
     write_whole(folder / "result.json", json.dumps(result, indent=1))
     reporter.close()
@@ -136,11 +143,16 @@ def make_mesh(tensor: int) -> Mesh:
 
 
 def packed_shape(config: dict[str, Any], model: LlavaNextConfig, mesh: Mesh) -> PackedShape:
-  """The batch: a group of rows for each device along `data`. Raises ValueError unless they fit."""
-  groups = mesh.shape["data"]
-  if config["rows"] % groups:
+  """The batch: as many groups of rows for each device along `data` as it passes in parts.
+
+  Raises ValueError unless they fit.
+  """
+  chips, parts = mesh.shape["data"], config["accumulate"]
+  groups = chips * parts
+  if parts < 1 or config["rows"] % groups:
     raise ValueError(
-      f"rows={config['rows']} do not divide among {groups} chips: give a multiple, or more tensor"
+      f"rows={config['rows']} do not divide among {chips} chips in accumulate={parts} parts: give "
+      f"a multiple of {groups}, or more tensor"
     )
   return PackedShape(
     rows=config["rows"],
@@ -204,7 +216,9 @@ def train(
         for name, array in batch.items()
       }
 
-  update = vlm.compiled_step(graphdef, optimizer, config["steps"], config["loss_chunk"])
+  update = vlm.compiled_step(
+    graphdef, optimizer, config["steps"], config["loss_chunk"], config["accumulate"]
+  )
   run = train_lib.TrainConfig(
     config["steps"], log_every=config["log_every"], save_every=config["save_every"]
   )

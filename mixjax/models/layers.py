@@ -109,9 +109,9 @@ class Einsum(nnx.Module):
   """
 
   def __init__(self, equation: str, *, bias: bool = False, rngs: nnx.Rngs, **sizes: int):
-    self.equation = equation
     inputs, rest = equation.split(",")
     weights, outputs = rest.split("->")
+    self.equation = equation
     self.made = tuple(weights.index(axis) for axis in outputs[1:])
     self.inputs = len(inputs) - 1
     fan_in = math.prod(sizes[axis] for axis in inputs[1:])
@@ -256,12 +256,30 @@ def check_running(remat: str | None, **dtypes: str) -> None:
 
 
 def scan_layers(
-  body: Callable, carry: Array, layers: Layer, *inputs: Array, remat: str | None, unroll: int
+  body: Callable,
+  carry: Array,
+  layers: Layer | list[Layer],
+  *inputs: PyTree[Array],
+  remat: str | None,
+  unroll: int,
 ) -> tuple[Array, PyTree[Array]]:
   """`lax.scan` of `body(carry, (layer, *inputs)) -> (carry, output)` over layers stacked on axis 0.
 
+  Layers and inputs may also be lists, as `unstacked` makes them: a list of outputs comes back.
   `remat` names a policy of `jax.checkpoint_policies` (None keeps every activation).
   """
   if remat is not None:
     body = jax.checkpoint(body, policy=getattr(jax.checkpoint_policies, remat), prevent_cse=False)
-  return jax.lax.scan(body, carry, (layers, *inputs), unroll=unroll)
+  if not isinstance(layers, list):
+    return jax.lax.scan(body, carry, (layers, *inputs), unroll=unroll)
+  outputs = []
+  for each in zip(layers, *inputs, strict=True):
+    carry, output = body(carry, each)
+    outputs.append(output)
+  return carry, outputs
+
+
+def unstacked(stack: PyTree[Array]) -> list[PyTree[Array]]:
+  """What is stacked on axis 0 of all arrays of `stack`, one by one."""
+  count = jax.tree.leaves(stack)[0].shape[0]
+  return [jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in range(count)]

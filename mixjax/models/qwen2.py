@@ -107,10 +107,13 @@ HF_DEFAULTS = {
 
 
 class Cache(NamedTuple):
-  """Keys and values of every layer; the slot of a token is its place in the padded row."""
+  """Keys and values of every layer; the slot of a token is its place in the padded row.
 
-  keys: Float[Array, "l b s k h"]
-  values: Float[Array, "l b s k h"]
+  A head's slots stand together, as the products of attention read them.
+  """
+
+  keys: Float[Array, "*l b k s h"]
+  values: Float[Array, "*l b k s h"]
 
 
 class Attention(nnx.Module):
@@ -129,17 +132,22 @@ class Attention(nnx.Module):
     self.o = layers.Einsum("znh,nhd->zd", rngs=rngs, **sizes)
 
   def __call__(self, x, angles, attend, cache=None, start=None):
-    """Output and the (keys, values) it attended to; with a cache x fills its slots from `start`."""
+    """Output and the cache, if there is one, after x filled its slots from `start`."""
     q = layers.rotate(self.q(x), angles)
     k = layers.rotate(self.k(x), angles)
     v = self.v(x)
     if cache is not None:
-      k, v = (
-        jax.lax.dynamic_update_slice_in_dim(layers.split_like(old, new), new, start, axis=1)
-        for old, new in zip(cache, (k, v), strict=True)
+      new = Cache(k.swapaxes(1, 2), v.swapaxes(1, 2))
+      cache = jax.tree.map(
+        lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+          layers.split_like(old, new), new, start, axis=2
+        ),
+        cache,
+        new,
       )
+      k, v = (x.swapaxes(1, 2) for x in cache)
     y = attend(q, k, v)
-    return self.o(y), (k, v)
+    return self.o(y), cache
 
 
 class FeedForward(nnx.Module):
@@ -238,21 +246,22 @@ class Qwen2(nnx.Module):
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for rows of `length` slots."""
     config = self.config
-    shape = (config.num_hidden_layers, batch, length, config.num_key_value_heads, config.head_dim)
+    shape = (config.num_hidden_layers, batch, config.num_key_value_heads, length, config.head_dim)
     return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
   def decode(
     self,
     x: Float[Array, "b t d"],
     positions: Int[Array, "#b t"],
-    cache: Cache,
+    cache: Cache | list[Cache],
     start: int | Int[Array, ""],
     mask: Bool[Array, "b s"],
-  ) -> tuple[Float[Array, "b t d"], Cache]:
+    blocks: list[Block] | None = None,
+  ) -> tuple[Float[Array, "b t d"], Cache | list[Cache]]:
     """Hidden states of t new tokens that fill cache slots start .. start + t - 1.
 
     `mask` is false for slots of padding; slots past those of x may say anything. The whole prompt
-    at start = 0 is the prefill; one token at a time is decoding.
+    at start = 0 is the prefill; one token at a time is decoding, with what `for_tokens` gives.
     """
     config = self.config
     angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)
@@ -261,9 +270,21 @@ class Qwen2(nnx.Module):
     attend = functools.partial(layers.attend, mask=causal[None, None] & mask[:, None, None, :])
 
     def body(x, inputs):
-      block, *kept = inputs
+      block, kept = inputs
       return block(x, angles, attend, kept, start)
 
     x = x.astype(config.dtype)
-    x, kept = layers.scan_layers(body, x, self.layers, *cache, remat=None, unroll=config.unroll)
-    return self.norm(x), Cache(*kept)
+    blocks = self.layers if blocks is None else blocks
+    x, cache = layers.scan_layers(body, x, blocks, cache, remat=None, unroll=config.unroll)
+    return self.norm(x), cache
+
+  def for_tokens(self, cache: Cache) -> tuple[list[Block] | None, Cache | list[Cache]]:
+    """The `blocks` and the cache to `decode` one token after another with, made before that loop.
+
+    XLA for CPUs copies each layer's weights and cache out of the stack, for every token: two fifths
+    of its time with 54 million parameters. So there the layers are taken apart beforehand, at the
+    price of their size in memory; other compilers read them where they are.
+    """
+    if attention.platform() != "cpu":
+      return None, cache
+    return layers.unstacked(self.layers), layers.unstacked(cache)

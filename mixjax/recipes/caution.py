@@ -33,7 +33,8 @@ class Caution:
 
   `effects` are of single weights, the highest first; `verdict` is on another batch, None where the
   pool has no mixture left. `outliers` are those of `card`, and `diverged` the proxies without
-  scores, by their numbers in the study.
+  scores, the baselines' too, by their numbers in the study. The search's own count as the worst run
+  did, as in the search: in all but `runs`.
   """
 
   axis: str
@@ -49,7 +50,8 @@ class Caution:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seen:
-  """What the search saw of an axis at its end; `trials` are the study's numbers of the runs.
+  """What the search saw of an axis at its end; `trials` are the study's numbers of the runs, then
+  of what diverged, which is infeasible in `runs`.
 
   The seeds of the uniform mixture come first, then the axis's own runs in order. The random design
   is the baselines', and not among them. `batch` is how many runs the search asked for at a time.
@@ -68,10 +70,11 @@ def caution(evidence: Evidence, axis: str) -> Caution:
   space, runs = seen.space, seen.runs
   if len(runs) < LEAST_RUNS:
     raise Missing(f"{len(runs)} runs on the {axis} axis are too few to judge a surrogate by.")
-  fitted = total.fit(runs, space)
+  told = runs.as_worst()
+  fitted = total.fit(told, space)
   card = calibration(fitted)
   # Shuffled by parts, the test alone would take a minute at 70 runs and ten benchmarks.
-  whole = dataclasses.replace(runs, parts=None)
+  whole = dataclasses.replace(told, parts=None)
   unseen = space.pool[~matches(space.pool, runs.known())]
   mean, sd = fitted.predict(unseen)
   hopeful = unseen[np.argsort(-upper_confidence_bound(mean, sd, 2), kind="stable")[:HOPEFUL]]
@@ -80,7 +83,7 @@ def caution(evidence: Evidence, axis: str) -> Caution:
     axis=axis,
     runs=len(runs),
     uniform=seen.uniform,
-    warnings=advice.warnings(runs, fitted, evidence=effect_evidence(whole, space)),
+    warnings=advice.warnings(told, fitted, evidence=effect_evidence(whole, space)),
     card=card,
     verdict=should_stop(expected_gain(fitted, hopeful, count)) if count else None,
     effects=tuple(sorted(main_effects(fitted), key=lambda effect: -effect.mean)),
@@ -122,11 +125,12 @@ def rebuild(evidence: Evidence, axis: str) -> Seen:
       f"The study, the config and search.json disagree on the scores of the {len(runs)} runs that "
       f"the {axis} axis saw, so the search's surrogate cannot be fitted again."
     )
-  pending = [space.from_dict(run["point"]) for run in _diverged(evidence, axis)]
+  lost = [run for run in _diverged(evidence, axis) if run["purpose"] != search_tables.RANDOM]
+  infeasible = np.reshape([space.from_dict(run["point"]) for run in lost], (len(lost), space.dim))
   return Seen(
     space,
-    dataclasses.replace(runs, pending=np.reshape(pending, (len(pending), space.dim))),
-    (*(trial.id for trial in uniform), *(run["trial"] for run in searched)),
+    dataclasses.replace(runs, infeasible=infeasible),
+    (*(trial.id for trial in uniform), *(run["trial"] for run in (*searched, *lost))),
     len(uniform),
     config.batch,
   )

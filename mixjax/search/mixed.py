@@ -148,15 +148,15 @@ def of_target(part: Surrogate | Linked) -> Surrogate:
 
 
 def _mean(model: Sum, points: Float[Array, "m d"]) -> Float[Array, " m"]:
-  """The mean of a single process with one draw."""
+  """The mean of a single process with one draw, on scores as they are: `slopes.fit_linear`."""
   lens = Lens.of(jax.tree.map(lambda leaf: leaf[0, 0], model.draws), model)
-  return model.center[0] + model.scale[0] * lens.view(points, jnp.ones(len(points))).mean
+  seen = lens.see(points, jnp.ones(len(points)))
+  return model.center[0] + model.scale[0] * (lens.kernel(seen, lens.runs) @ lens.draw.weights)
 
 
 def _moments_of_mixed(model: Mixed, alone, links, points: Array) -> tuple[Array, Array]:
   found = [] if alone is None else [each_of_sum(alone, points)]
   linked = [link.moments(*told, points) for link, told in zip(model.links, links, strict=True)]
-  if linked:
-    found.append(tuple(jnp.stack(column) for column in zip(*linked, strict=True)))
+  found.append(tuple(jnp.stack(column) for column in zip(*linked, strict=True)))
   means, sds = (jnp.concatenate(column) for column in zip(*found, strict=True))
   return total_of(model, means, sds)

@@ -33,6 +33,15 @@ def _digests(folder: epath.Path) -> dict[str, str]:
   return digests
 
 
+def _agreed(said: str, room: int = 1024) -> str:
+  """What the first process says, on every process; no more than `room` bytes of it."""
+  told = np.zeros(room, np.uint8)
+  kept = said.encode()[:room]
+  told[: len(kept)] = np.frombuffer(kept, np.uint8)
+  told = np.asarray(multihost_utils.broadcast_one_to_all(told), np.uint8)
+  return told.tobytes().rstrip(b"\0").decode(errors="ignore")
+
+
 class Checkpointer:
   """The steps of one run under `folder`; keeps the newest two."""
 
@@ -70,15 +79,13 @@ class Checkpointer:
     """
     damaged = []
     for step in sorted(self._manager.all_steps(), reverse=True):
-      wrong = self._wrong(step) if jax.process_index() == 0 else []
-      verdict = (len(wrong) > 0) + (len(wrong) > 0 and wrong != [UNFINISHED])
-      verdict = multihost_utils.broadcast_one_to_all(np.int32(verdict))  # 2 where it is damaged
-      if verdict == 0:
+      wrong = _agreed(", ".join(self._wrong(step)) if jax.process_index() == 0 else "")
+      if not wrong:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return step, self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-      logging.warning("checkpoint %d of %s: %s", step, self._folder, ", ".join(wrong))
-      if verdict == 2:
-        damaged.append(f"{step}: {', '.join(wrong)}")
+      logging.warning("checkpoint %d of %s: %s", step, self._folder, wrong)
+      if wrong != UNFINISHED:
+        damaged.append(f"{step}: {wrong}")
       self._manager.delete(step)
       if jax.process_index() == 0:
         self._manifest(step).unlink(missing_ok=True)

@@ -14,13 +14,13 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mixjax.models import layers
 from mixjax.models.llava import Llava
 from mixjax.models.qwen2 import Qwen2
 
-Batch = dict[str, Array]
+Batch = dict[str, PyTree[Array]]
 
 
 def token_nll(

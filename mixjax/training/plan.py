@@ -42,16 +42,22 @@ class PlanConfig:
   attention: str = "auto"
   dtype: str = "bfloat16"
   frozen_tower: bool = False
+  accumulate: int = 1  # parts of the rows that pass one after another
   proxies: int = 1  # models trained at once by one program, each on a mixture of its own
+  replicated: bool = False  # every chip holds all weights and moments, as in a plain port
 
   def __post_init__(self):
     for name, known in (("model", sizes.TEXT), ("vision", sizes.VISION)):
       if getattr(self, name) not in known:
         raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
     layers.check_running(self.remat, dtype=self.dtype)
-    for name in ("batch", "seq", "tensor", "proxies", "tiles"):
+    for name in ("batch", "seq", "tensor", "accumulate", "proxies", "tiles"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
+    if self.attention == "cudnn" and self.proxies > 1:
+      raise ValueError(
+        "attention=cudnn: jax's kernel takes no masks of several proxies at once; use attention=xla"
+      )
     if not 0 < self.image_tokens < self.seq:
       raise ValueError(f"{self.image_tokens} image tokens leave no text in a row of {self.seq}")
     patches = self.tiles * sizes.VISION[self.vision].num_patches
@@ -64,6 +70,8 @@ class PlanConfig:
   def llava_next(self, platform: str) -> LlavaNextConfig:
     """The model as it runs on a platform."""
     name = attention.best(platform) if self.attention == "auto" else self.attention
+    if name == "cudnn" and self.proxies > 1:
+      name = "xla"
     running = dict(remat=self.remat, dtype=self.dtype)
     return LlavaNextConfig(
       text=dataclasses.replace(sizes.TEXT[self.model], attention=name, **running),
@@ -93,8 +101,12 @@ def lower(config: PlanConfig, mesh: Mesh):
   tx = make_optimizer(optimizer, steps=1000)
   model = config.llava_next(mesh.devices.flat[0].platform)
   graphdef, state = vlm.abstract_state(model, tx, mesh)
-  batch = vlm.abstract_batch(config.packed(mesh.shape["data"]), mesh)
-  update = step.descend(vlm.objective(graphdef, config.loss_chunk, optimizer.frozen), tx)
+  batch = vlm.abstract_batch(config.packed(mesh.shape["data"] * config.accumulate), mesh)
+  down = vlm.slope(graphdef, config.loss_chunk, optimizer.frozen, config.accumulate)
+  update = step.descend(down, tx)
+  if config.replicated:
+    whole = NamedSharding(mesh, PartitionSpec())
+    state = jax.tree.map(lambda leaf: leaf.update(sharding=whole), state)
   if config.proxies > 1:
 
     def several(leaf):
@@ -120,6 +132,11 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     raise ValueError(
       f"batch={config.batch} rows do not divide among {data} chips: make it a multiple of {data}, "
       f"or give tensor={config.tensor * data // math.gcd(config.batch, data)}"
+    )
+  if config.batch % (data * config.accumulate):
+    raise ValueError(
+      f"batch={config.batch} rows make no accumulate={config.accumulate} parts on {data} chips: "
+      f"make it a multiple of {data * config.accumulate}"
     )
   model = config.llava_next(devices[0].platform)
   lowered, state, batch = lower(config, mesh)
@@ -157,7 +174,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     temporaries = peak * GIB - sum(held.values())
   else:
     memory = compiled.memory_analysis()
-    # A TPU's program reuses what it donates; a CPU's account of its peak leaves temporaries out.
+    # A TPU's program reuses what it donates; others' accounts of the peak leave something out.
     whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     tpu = devices[0].platform == "tpu"
     peak = (memory.peak_memory_in_bytes if tpu else whole) / GIB
@@ -220,8 +237,10 @@ def advise(
   """What would make a step that does not fit fit, the cheapest first; nothing for one that does."""
   if peak <= chip.limit_gib:
     return []
-  text, rows = model.text, config.batch // data
+  text, rows = model.text, config.batch // (data * config.accumulate)
   advice = []
+  if config.replicated:
+    advice.append("replicated=false: chips split weights and moments")
   if config.remat != "nothing_saveable":
     advice.append("remat=nothing_saveable: layers keep only what enters them")
   logits = rows * config.seq * text.vocab_size * 4 / config.tensor / GIB
@@ -230,12 +249,13 @@ def advise(
   elif logits * config.loss_chunk / config.seq > 0.1 * chip.limit_gib:
     advice.append(f"loss_chunk={max(128, config.loss_chunk // 4)}: fewer logits at once")
   scores = rows * text.num_attention_heads * config.seq**2 * 4 / config.tensor / GIB
-  if text.attention == "xla" and config.seq >= 1024:
-    advice.append(f"attention=splash: plain attention has {scores:.1f} GiB of scores a layer")
+  if config.attention == "xla" and config.seq >= 1024:
+    advice.append(f"attention=auto: plain attention has {scores:.1f} GiB of scores a layer")
   if config.proxies > 1:
     advice.append("fewer proxies: see proxies.fit_about")
   if rows > 1:
-    advice.append(f"batch={data}: one row a chip in place of {rows}")
+    advice.append(f"accumulate={config.batch // data}: one row a chip at once in place of {rows}")
+    advice.append(f"batch={data * config.accumulate}: one row a chip in place of {rows}")
   state = gib["parameters"] + gib["optimiser"]
   chips = data * config.tensor
   if state > 0.75 * chip.limit_gib:

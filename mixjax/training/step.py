@@ -40,14 +40,14 @@ def train_step(
   def objective(params, batch):
     return loss.answer_loss(nnx.merge(graphdef, params), batch, loss_from, loss_chunk)
 
-  return descend(objective, tx)
+  return descend(jax.value_and_grad(objective), tx)
 
 
-def descend(objective: Callable, tx: optax.GradientTransformation) -> Update:
-  """The update that lowers any `objective(params, batch) -> float[]`."""
+def descend(slope: Callable, tx: optax.GradientTransformation) -> Update:
+  """The update that follows `slope(params, batch) -> (float[] to be lowered, its gradient)`."""
 
   def update(state: TrainState, batch: loss.Batch):
-    value, grads = jax.value_and_grad(objective)(state.params, batch)
+    value, grads = slope(state.params, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
     return TrainState(

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixjax.data.packed import PackedShape
-from mixjax.models import clip
+from mixjax.models import clip, layers
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.llava_next import LlavaNext, LlavaNextConfig, Tiles
 from mixjax.training import loss, step
@@ -27,7 +27,8 @@ def objective(
   """`(parameters, batch) -> float[]`: nats a token to be predicted, of `PackedShape`'s arrays.
 
   The parts of the model named in `frozen` (vision, projector, text) stay as they are, and no
-  gradient of theirs is computed.
+  gradient of theirs is computed. A batch that is a part of one has the `count` of the whole's
+  tokens, which it then divides by.
   """
 
   def mean(params, batch):
@@ -39,18 +40,67 @@ def objective(
     counted = batch["loss_mask"][:, 1:]
     chunk = loss_chunk or hidden.shape[1]
     total = loss.chunked_nll(model.text, hidden[:, :-1], batch["ids"][:, 1:], counted, chunk)
-    return total / jnp.maximum(jnp.sum(counted), 1)
+    return total / batch.get("count", jnp.maximum(jnp.sum(counted), 1))
 
   return mean
 
 
+def slope(
+  graphdef: nnx.GraphDef, loss_chunk: int | None, frozen: Collection[str] = (), accumulate: int = 1
+) -> Callable:
+  """`(parameters, batch) -> (float[], gradient)` of the objective.
+
+  The rows pass in `accumulate` parts, one after another, so that the activations of one part alone
+  are in memory; a device's rows then are as many groups with tiles of their own. Raises ValueError
+  for a batch whose groups do not make so many parts.
+  """
+  of_part = jax.value_and_grad(objective(graphdef, loss_chunk, frozen))
+  if accumulate == 1:
+    return of_part
+
+  def of_batch(params, batch):
+    count = jnp.maximum(jnp.sum(batch["loss_mask"][:, 1:]), 1)
+
+    def add(so_far, part):
+      return jax.tree.map(jnp.add, so_far, of_part(params, part | {"count": count})), None
+
+    nothing = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, nothing, parts(batch, accumulate))[0]
+
+  return of_batch
+
+
+def parts(batch: loss.Batch, count: int) -> loss.Batch:
+  """`count` batches, stacked: of each `count` neighbouring groups of rows every part has one.
+
+  So each device keeps what it has. Raises ValueError unless `count` divides the groups.
+  """
+  groups = batch["tiles"].shape[0]
+  if groups % count:
+    raise ValueError(f"{groups} groups of rows do not make {count} parts: make more groups")
+
+  def split(x):
+    rows = x.shape[0] // groups
+    apart = layers.sharding_with(x, *[None] * (x.ndim + 1), keep=1)
+    x = jnp.reshape(x, (groups // count, count, rows, *x.shape[1:]), out_sharding=apart)
+    x = jnp.swapaxes(x, 0, 1)
+    together = layers.sharding_with(x, *[None] * (x.ndim - 3), keep=2)
+    return jnp.reshape(x, (count, -1, *x.shape[3:]), out_sharding=together)
+
+  return jax.tree.map(split, batch)
+
+
 @functools.lru_cache(maxsize=8)
 def compiled_step(
-  graphdef: nnx.GraphDef, optimizer: OptimizerConfig, steps: int, loss_chunk: int | None
+  graphdef: nnx.GraphDef,
+  optimizer: OptimizerConfig,
+  steps: int,
+  loss_chunk: int | None,
+  accumulate: int = 1,
 ) -> step.Update:
   """The jitted update, cached: all runs of one shape in a process share a program."""
-  mean = objective(graphdef, loss_chunk, optimizer.frozen)
-  return jax.jit(step.descend(mean, make_optimizer(optimizer, steps)), donate_argnums=0)
+  down = slope(graphdef, loss_chunk, optimizer.frozen, accumulate)
+  return jax.jit(step.descend(down, make_optimizer(optimizer, steps)), donate_argnums=0)
 
 
 def abstract_state(

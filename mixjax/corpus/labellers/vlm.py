@@ -21,8 +21,7 @@ from mixjax.corpus.labellers import boxes
 from mixjax.corpus.labellers.labeller import Answer, Refusal, opened
 from mixjax.corpus.pixels import rgb, size_of
 from mixjax.data import encode, tiles
-from mixjax.evals.generate import generate
-from mixjax.models import clip as clip_lib
+from mixjax.evals.generate import generate, see
 from mixjax.models import hf
 from mixjax.models.llava_next import LlavaNext, Tiles
 
@@ -114,7 +113,7 @@ class Vlm:
   def _encode(self, pixels: np.ndarray) -> jax.Array:
     """Features of uint8 pictures[b, h, w, 3], or of tiles[1, n, h, w, 3]."""
     graph, parameters = nnx.split(self._model)
-    return _features(graph, parameters, jnp.asarray(pixels))
+    return see(graph, parameters, jnp.asarray(pixels))
 
   def _prompts(self, counts: Sequence[int], most: int) -> tuple[jax.Array, jax.Array]:
     """ids int[b, t] and mask bool[b, t], padded on the left, with `counts` image tokens a row."""
@@ -145,13 +144,6 @@ class Vlm:
     if self.task in WITH_BOXES and (wrong := boxes.problem(text)):
       return Refusal(f"{wrong}, in {text[:200]!r}")
     return Answer(text)
-
-
-@functools.partial(jax.jit, static_argnames="graph")
-def _features(graph: nnx.GraphDef, parameters: nnx.State, pixels: jax.Array) -> jax.Array:
-  flat = pixels.reshape(-1, *pixels.shape[-3:])
-  model = nnx.merge(graph, parameters)
-  return model.encode_image(clip_lib.preprocess(flat).reshape(pixels.shape))
 
 
 def digest(folder: str | os.PathLike, patterns: Sequence[str]) -> str:

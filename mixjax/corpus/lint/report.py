@@ -17,7 +17,7 @@ from mixjax.corpus.task_classifier import Accuracy
 from mixjax.models.anyres import Anyres
 
 SIDES = (64, 128, 224, 336, 448, 672, 1008, 1344, 2048, 4096)  # edges of the longer side's bins
-LONG = 100  # of the longer side to the shorter: some loaders stop at 200
+LONG = 100  # of the longer side to the shorter: from here on some loaders have stopped
 GROUPS = 20  # groups of duplicates that are named
 _NAMES = 6  # of a group
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -9,7 +9,6 @@ number of workers.
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import yaml
 from etils import epath
 
 from mixjax.corpus import task_rules
@@ -60,14 +59,8 @@ def detect(path: epath.PathLike) -> str:
   if not path.exists():
     raise FileNotFoundError(f"no corpus at {path}: give the path of a file or a folder")
   if not path.is_dir():
-    if path.suffix in (".yaml", ".yml") and "datasets" not in (
-      content := yaml.safe_load(path.read_text()) or {}
-    ):
-      if "splits" in content:
-        raise ValueError(
-          f"{path} is an Energon metadataset, which mixes data sets: give the folder of each"
-        )
-      raise ValueError(f"{path} has no `datasets:`; it has {', '.join(map(str, content))}")
+    if path.suffix in (".yaml", ".yml"):
+      list(llava_json.entries(path))  # what is wrong with the list is said before anything is read
     if path.suffix in _FILES:
       return _FILES[path.suffix]
     raise ValueError(f"{path} is a {path.suffix or 'file'}; {_known()}")

@@ -19,7 +19,7 @@ from etils import epath
 
 from mixjax.corpus.readers.fault import MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import Row
+from mixjax.corpus.readers.row import Row, seen_from
 
 BLOCK = 256  # rows
 _CHUNK = 1 << 22  # bytes read at once
@@ -31,6 +31,7 @@ class Block:
   """Rows `first`, ... of a file, from byte `start` up to `stop`.
 
   keep: which of them are wanted, counted from the block's first row; None for all.
+  within: see Row.
   """
 
   path: str
@@ -40,6 +41,7 @@ class Block:
   folder: str
   source: str = ""
   keep: tuple[int, ...] | None = None
+  within: str = ""
 
   @property
   def name(self) -> str:
@@ -59,7 +61,8 @@ class Block:
       where = f"{path.name}, row {self.first + i}"
       if isinstance(value, dict):
         key = f"{path.stem}:{self.first + i}"
-        yield Row(where, key, value, epath.Path(self.folder), self.source)
+        folder = epath.Path(self.folder)
+        yield Row(where, key, value, folder, self.source, within=self.within)
       else:
         yield Fault(where, MALFORMED, f"{str(value)[:80]!r} is not a row of LLaVA's")
 
@@ -78,7 +81,9 @@ def _lines(text: str) -> Iterator[Any]:
         yield line
 
 
-def blocks(path: epath.Path, reading: Reading, source: str = "") -> Iterator[Block | Fault]:
+def blocks(
+  path: epath.Path, reading: Reading, source: str = "", within: str = ""
+) -> Iterator[Block | Fault]:
   """The blocks of a file, as they are found; a Fault for what follows a broken end.
 
   Raises ValueError if the file is no list.
@@ -94,10 +99,10 @@ def blocks(path: epath.Path, reading: Reading, source: str = "") -> Iterator[Blo
       start = span[0]
     stop, count = span[1], count + 1
     if count == BLOCK:
-      yield Block(str(path), start, stop, first, folder, source)
+      yield Block(str(path), start, stop, first, folder, source, within=within)
       first, count = first + count, 0
   if count:
-    yield Block(str(path), start, stop, first, folder, source)
+    yield Block(str(path), start, stop, first, folder, source, within=within)
 
 
 def _line_spans(path: epath.Path) -> Iterator[tuple[int, int]]:
@@ -119,7 +124,10 @@ def _array_spans(path: epath.Path) -> Iterator[tuple[int, int] | Fault]:
     if text[:3] == "\xef\xbb\xbf":  # a byte-order mark
       position = 3
     if text[position : position + 1] != "[":
-      raise ValueError(f"{path} is not a list of rows: it begins with {text[:30]!r}")
+      raise ValueError(
+        f"{path} is not a list of rows: it begins with {text[:30]!r}; a file with a row a line is "
+        "called .jsonl"
+      )
     position += 1
     while True:
       position = _BETWEEN.match(text, position).end()
@@ -152,12 +160,31 @@ def listed(path: epath.Path, reading: Reading) -> Iterator[Block | Fault]:
   """The blocks of all files of a list, each cut down as its `sampling_strategy` says.
 
   `random:N` draws the same rows each time, and keeps their order. Row ids gain the file's name:
-  those of two files may be the same.
+  those of two files may be the same. Raises as `entries`.
   """
-  content = yaml.safe_load(path.read_text())
+  for file, strategy in entries(path):
+    yield from _sampled(file, strategy, path, reading)
+
+
+def entries(path: epath.Path) -> Iterator[tuple[epath.Path, str]]:
+  """(file, sampling_strategy) of each entry of a list.
+
+  Raises ValueError for what is no such list, FileNotFoundError for a file that is not there.
+  """
+  try:
+    content = yaml.safe_load(path.read_text())
+  except yaml.YAMLError as error:
+    raise ValueError(f"{path} is no YAML: {error}") from error
   datasets = content.get("datasets") if isinstance(content, dict) else None
+  if isinstance(content, dict) and "splits" in content and datasets is None:
+    raise ValueError(
+      f"{path} is an Energon metadataset, which mixes data sets: give the folder of each"
+    )
   if not isinstance(datasets, list) or not all(isinstance(d, dict) for d in datasets):
-    raise ValueError(f"{path} is not a LLaVA-NeXT list: it has no `datasets:` with a list under it")
+    has = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    raise ValueError(
+      f"{path} is not a LLaVA-NeXT list: it has no `datasets:` with a list under it, but {has}"
+    )
   for entry in datasets:
     if "json_path" not in entry:
       raise ValueError(f"{path}: {entry} has no json_path")
@@ -166,24 +193,26 @@ def listed(path: epath.Path, reading: Reading) -> Iterator[Block | Fault]:
       raise ValueError(f"{path}: {file.name} is neither a .json nor a .jsonl")
     if not file.exists():
       raise FileNotFoundError(f"{path} lists {file}, which is not there")
-    yield from _sampled(file, str(entry.get("sampling_strategy", "all")), path, reading)
+    yield file, str(entry.get("sampling_strategy", "all"))
 
 
 def _sampled(
   file: epath.Path, strategy: str, path: epath.Path, reading: Reading
 ) -> Iterator[Block | Fault]:
   source = file.stem
+  # Images are beside their own file, and two files' may have the same path from there.
+  within = "" if reading.images else seen_from(path.parent, file.parent)
   kind, _, amount = strategy.partition(":")
   number = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", amount)
   if kind == "all" and not amount:
-    yield from blocks(file, reading, source)
+    yield from blocks(file, reading, source, within)
     return
   if kind not in ("first", "end", "random") or not number or not (number[2] or amount.isdigit()):
     raise ValueError(
       f"{path}: sampling_strategy {strategy!r} of {file.name}; known: all, first:N, end:N, "
       "random:N, each also with a percentage as in random:10%"
     )
-  found = list(blocks(file, reading, source))
+  found = list(blocks(file, reading, source, within))
   yield from (fault for fault in found if isinstance(fault, Fault))
   found = [block for block in found if isinstance(block, Block)]
   total = _count(found)

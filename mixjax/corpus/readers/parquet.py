@@ -11,7 +11,7 @@ from etils import epath
 
 from mixjax.corpus.readers.fault import BAD_UTF8, MALFORMED, Fault
 from mixjax.corpus.readers.reading import Reading
-from mixjax.corpus.readers.row import Row
+from mixjax.corpus.readers.row import Row, seen_from
 from mixjax.corpus.readers.walk import under
 
 _ROWS = 64  # held at once: rows hold whole pictures
@@ -27,6 +27,7 @@ class RowGroup:
   stem: str  # the file's name within the corpus
   source: str
   folder: str
+  within: str  # see Row
 
   @property
   def name(self) -> str:
@@ -47,7 +48,8 @@ class RowGroup:
             else:
               fields = {name: value for name, value in fields.items() if value is not None}
               folder = epath.Path(self.folder)
-              yield Row(where, f"{self.stem}:{row}", fields, folder, self.source)
+              key = f"{self.stem}:{row}"
+              yield Row(where, key, fields, folder, self.source, within=self.within)
             row += 1
     except (OSError, pa.ArrowException) as error:
       yield Fault(f"{self.stem}, from row {row}", MALFORMED, str(error))
@@ -91,5 +93,6 @@ def parts(path: epath.Path, reading: Reading) -> Iterator[RowGroup | Fault]:
     first = 0
     for i, size in enumerate(sizes):
       images = reading.images or str(file.parent)
-      yield RowGroup(str(file), i, first, stem, "/".join(folders), images)
+      within = "" if reading.images else seen_from(root, file.parent)
+      yield RowGroup(str(file), i, first, stem, "/".join(folders), images, within)
       first += size

@@ -6,6 +6,7 @@ A container (a json, a parquet, a tar, ...) gives rows as mappings, whose texts 
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ class Row:
   folder: what image paths are relative to.
   source: for rows that do not name theirs.
   task: where the container itself says it.
+  within: the folder as seen from the corpus, where a corpus has several: the same path in two of
+    them is two pictures.
   """
 
   where: str
@@ -41,6 +44,7 @@ class Row:
   folder: epath.Path
   source: str = ""
   task: str = ""
+  within: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +147,13 @@ def _picture(value: Any, index: int, row: Row) -> Picture:
   if not isinstance(path, str) or not path:
     raise BadRow(MALFORMED, f"image {index} is {type(value).__name__}: not bytes, not a path")
   data = _content(row.folder / path)
-  return Picture(path, data or b"", missing=data is None)
+  return Picture(os.path.join(row.within, path), data or b"", missing=data is None)
+
+
+def seen_from(root: epath.Path, folder: epath.Path) -> str:
+  """A folder's path relative to that of the corpus; empty where they are the same."""
+  path = os.path.relpath(os.fspath(folder), os.fspath(root))
+  return "" if path == os.curdir else path
 
 
 @functools.lru_cache(maxsize=2)  # rows of one image follow one another
