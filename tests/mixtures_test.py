@@ -94,6 +94,23 @@ def test_stages_and_cells_that_run_out_are_said_with_their_steps():
   ]
 
 
+def test_a_stage_after_the_run_is_said():
+  later = Stages.of(EVEN).then(64, OCR)
+  free, capped = (
+    supply.plan(later, ROWS, 64, {"maps/vqa": epochs}, "redistribute") for epochs in (0.0, 1.0)
+  )
+  unread = "  the stage from sample 64 on is left out: it begins after the run"
+  for plan, line in (
+    (free, "  from sample 64 (after the run): 100.0% maps/ocr"),
+    (capped, unread),
+    (supply.Plan(Stages.of(EVEN), {}, ("sample 64",)), unread),
+  ):
+    stream = io.StringIO()
+    described = mixtures.describe(plan, lambda sample: sample // 8 if sample < 64 else None)
+    mixtures.say(Reporter(stream), plan, described, "redistribute")
+    assert stream.getvalue().splitlines().count(line) == 1
+
+
 def test_both_forms_of_the_config_take_them():
   arg = "mixture=stages.json,repetition=4,exhausted=redistribute"
   for config in (

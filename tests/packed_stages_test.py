@@ -20,6 +20,7 @@ from packed_corpus import (
 from mixjax.data import packing
 from mixjax.data.packed_stages import planned_loader
 from mixjax.data.stages import Stages
+from mixjax.jobs import mixtures
 
 FLOWS = {"exhausted": "redistribute"}
 OCR = {"charts/ocr": 1.0}
@@ -126,5 +127,41 @@ def test_two_stages_in_one_block_are_refused(measured):
 
 
 def test_what_is_found_is_plain_data(measured):
-  _, found = plan(measured, {0: WEIGHTS, 3: OCR}, 6, repetition=3.0, exhausted="repeat")
-  json.dumps(found.run_out)
+  loader, found = plan(measured, {0: WEIGHTS, 3: OCR}, 6, repetition=1.0, exhausted="repeat")
+  described = mixtures.describe(found, lambda sample: loader.step_of(sample, 6))
+  assert json.loads(json.dumps(described)) == described
+  assert "talk/vqa" in described["run_out"]
+  assert [stage["start"] for stage in described["stages"]] == [0, loader.start_of(3)]
+
+
+def test_caps_hold_where_a_list_by_sample_goes_beyond_the_run(measured):
+  talk = {"talk/vqa": 0.5, "charts/ocr": 0.2, "maps/vqa": 0.2, "maps/caption": 0.1}
+  _, free = plan(measured, {0: talk}, 20)
+  end = loader_end(measured, talk, 20)
+  listed = Stages.of(talk).then(end, {"talk/vqa": 1.0})
+  for weights in ({0: talk}, listed, Stages.of(talk).then(660, {"talk/vqa": 1.0})):
+    with pytest.raises(ValueError, match=rf"in {end} samples 'talk/vqa' would give"):
+      plan(measured, weights, 20, repetition=6.0)
+  options = dict(repetition=6.0, exhausted="repeat")
+  _, found = plan(measured, listed, 20, **options)
+  assert found.stages == free.stages and found.unread == (f"sample {end}",)
+  assert found.run_out == plan(measured, {0: talk}, 20, **options)[1].run_out
+  # One sample earlier it is in the last block, of which batches have rows.
+  _, found = plan(measured, Stages.of(talk).then(end - 1, OCR), 20, **options)
+  assert len(found.stages) == 2 and not found.unread
+
+
+def loader_end(measured, weights, steps):
+  return planned_loader(measured, {0: weights}, 1, SHAPE, steps, block=BLOCK)[0].start_of(steps)
+
+
+def test_a_stage_after_the_run_takes_nothing_and_is_named(measured):
+  listed = Stages.of(WEIGHTS).then(100_000, OCR)
+  for repetition in (0.0, 40.0):
+    _, found = plan(measured, listed, 6, repetition=repetition)
+    assert found.stages == Stages.of(WEIGHTS) and found.unread == ("sample 100000",)
+  _, found = plan(measured, {0: WEIGHTS, 6: OCR, 60: WEIGHTS}, 6, repetition=40.0)
+  assert found.stages == Stages.of(WEIGHTS) and found.unread == ("step 6", "step 60")
+  # Step 1 is of the run, and yet all of its rows are of the block that step 0 begins.
+  _, found = planned_loader(measured, {0: WEIGHTS, 1: OCR}, 1, SHAPE, 2, block=640)
+  assert found.stages == Stages.of(WEIGHTS) and found.unread == ("step 1",)

@@ -30,9 +30,10 @@ def planned_loader(
   """The batches of a run of `steps`, and its stages by sample, which the loader has as well.
 
   A stage that is to begin at a step begins with the first block of samples of which no batch before
-  it has a row, so batches before are as they would be without it. A cell that runs out does so at
-  the sample at which it does, whichever block that is in; what is read is counted to the end of the
-  block that the last batch has rows of.
+  it has a row, so batches before are as they would be without it. A stage of which no batch of the
+  run has a row is left out, and is named in the plan. A cell that runs out does so at the sample at
+  which it does, whichever block that is in; what is read is counted to the end of the block that
+  the last batch has rows of.
 
   Args:
     weights: `{step from which they hold: shares of samples by cell}`, or stages by sample.
@@ -41,15 +42,15 @@ def planned_loader(
 
   Raises ValueError as `PackedLoader` and `supply.plan` do, and for two stages in one block.
   """
-  if isinstance(weights, Stages):
-    starts, mixtures = zip(*((stage.start, stage.weights) for stage in weights), strict=True)
-  else:
-    weights = {step: shares for step, shares in sorted(weights.items()) if step < steps}
-    starts, mixtures = tuple(weights), tuple(weights.values())
-  vectors = [np.array(list(mixture.check(one, measured.rows).values())) for one in mixtures]
+  by_sample = isinstance(weights, Stages)
+  if by_sample:
+    weights = {stage.start: stage.weights for stage in weights}
+  given = dict(sorted(weights.items()))
+  starts = [start for start in given if by_sample or start < steps]
+  mixtures = [mixture.check(given[start], measured.rows) for start in starts]
+  vectors = [np.array(list(one.values())) for one in mixtures]
   supply = Supply(measured.rows, repetition, exhausted)
-  loader = PackedLoader(measured, mixtures[0], seed, shape, block=block)
-  total = steps * shape.rows
+  loader = PackedLoader(measured, given[starts[0]], seed, shape, block=block)
 
   def begin(start: int, shares: np.ndarray) -> None:
     nonlocal loader
@@ -59,16 +60,23 @@ def planned_loader(
     elif start:
       loader.append(start, named)
 
-  def start_of(stage: int, by: float) -> int | None:
-    if isinstance(weights, Stages) and stage < len(starts):
-      return starts[stage] if starts[stage] <= by else None
-    rows = starts[stage] * shape.rows if stage < len(starts) else total
+  def start_of_step(step: int, by: float) -> int | None:
     # What comes after `by` packs otherwise than the weights have it that hold now.
-    if np.isfinite(by) and not loader.packing.reach(int(by) // block, rows):
+    if np.isfinite(by) and not loader.packing.reach(int(by) // block, step * shape.rows):
       return None
-    found, row = loader.packing.locate(rows)
-    start = (found + (row > 0)) * block
-    if stage < len(starts) and start == loader.sampler.stages.stages[-1].start:
+    return loader.start_of(step)
+
+  def start_of(stage: int, by: float) -> int | None:
+    if stage == len(starts):
+      return start_of_step(steps, by)
+    if by_sample:
+      start = starts[stage] if starts[stage] <= by else None
+    else:
+      start = start_of_step(starts[stage], by)
+    if loader.packing.reach(int(by if start is None else start) // block, steps * shape.rows):
+      del starts[stage:], vectors[stage:]  # no batch of the run has a row of theirs
+      return loader.start_of(steps)
+    if start == loader.sampler.stages.stages[-1].start:
       raise ValueError(
         f"the stages of steps {starts[stage - 1]} and {starts[stage]} begin in one block of "
         f"{block} samples, which are packed together: put steps between them"
@@ -77,6 +85,7 @@ def planned_loader(
 
   follow(vectors, supply, start_of, begin)
   if supply.limited:
-    supply.check(start_of(len(starts), np.inf))
+    supply.check(loader.start_of(steps))
   loader.packing.keep()
-  return loader, Plan(loader.sampler.stages, supply.run_out)
+  unread = tuple(f"{'sample' if by_sample else 'step'} {one}" for one in [*given][len(starts) :])
+  return loader, Plan(loader.sampler.stages, supply.run_out, unread)

@@ -19,11 +19,13 @@ Exhausted = Literal["repeat", "stop", "redistribute"]
 class Plan:
   """`stages` of a run, and by cell the first sample at which it has no row left that may be read.
 
-  Cells that do not run out are not in `run_out`.
+  Cells that do not run out are not in `run_out`. `unread` says where the stages were to begin that
+  come after the run and are not in `stages`: "sample 640", "step 20".
   """
 
   stages: Stages
   run_out: dict[str, int]
+  unread: tuple[str, ...] = ()
 
 
 def plan(
@@ -66,7 +68,10 @@ def plan(
     lambda start, shares: planned.append(Stage(start, supply.named(shares))),
   )
   supply.check(samples)
-  return Plan(Stages(tuple(planned)) if supply.redistributed else stages, supply.run_out)
+  if not supply.redistributed:
+    return Plan(stages, supply.run_out)
+  unread = tuple(f"sample {stage.start}" for stage in stages if stage.start >= samples)
+  return Plan(Stages(tuple(planned)), supply.run_out, unread)
 
 
 class Supply:
@@ -146,7 +151,8 @@ def follow(
     weights: float64[k] of each stage.
     supply: what cells may give.
     start_of: (stage, by) -> its first sample, None if that is after `by`; the stage after the last
-      is the run's end. Asked only after `begin` of all before.
+      is the run's end. Asked only after `begin` of all before. Where the run ends before a stage,
+      it takes that and all later ones out of `weights`, and answers with the end.
     begin: is called with the first sample of each part and the shares from there on.
   """
   position = stage = 0
@@ -161,6 +167,7 @@ def follow(
       return
     following = start_of(stage + 1, by)
     end = int(by) if following is None else following
+    assert end >= position, "what has been read would be taken back"
     supply.give(end - position, shares)
     position = end
     if following is not None:

@@ -120,7 +120,7 @@ def describe(plan: Plan, step_of: Callable[[int], int | None]) -> dict:
 
 
 def say(reporter: Reporter, plan: Plan, described: Mapping, exhausted: str) -> None:
-  """The same in words, before the run begins; nothing of a run of one stage that none leaves."""
+  """The same in words, and the stages left out; nothing of a run of one stage that none leaves."""
   if len(plan.stages) > 1:
     reporter.say(f"{len(plan.stages)} stages:")
     for stage, where in zip(plan.stages, described["stages"], strict=True):
@@ -128,6 +128,8 @@ def say(reporter: Reporter, plan: Plan, described: Mapping, exhausted: str) -> N
       shown = ", ".join(f"{100 * share:.1f}% {cell}" for cell, share in most[:_SHOWN] if share)
       more = sum(1 for _, share in most[_SHOWN:] if share)
       reporter.say(f"  from {_where(where, 'start')}: {shown}" + (f", {more} more" * bool(more)))
+  for where in plan.unread:
+    reporter.say(f"  the stage from {where} on is left out: it begins after the run")
   what = "is read on" if exhausted == "repeat" else "gives its weight to the others"
   for cell, where in described["run_out"].items():
     reporter.say(f"  {cell} runs out at {_where(where, 'sample')} and {what}")
