@@ -25,8 +25,10 @@ from mixjax.corpus.example import Example, Turn
 from mixjax.data import encode
 from mixjax.data import tiles as tiles_lib
 from mixjax.data.packed_loader import PackedLoader
+from mixjax.data.stages import Stages
 from mixjax.jobs import train_pixels
 from mixjax.jobs.pretrained import Pretrained
+from mixjax.jobs.workdir import claim
 from mixjax.models import clip, hf
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.clip_config import ClipConfig, ClipTextConfig
@@ -288,6 +290,29 @@ def test_a_curriculum_and_caps_reach_the_loader(frame, cells, tmp_path):
     load("redistribute")
 
 
+def test_what_cannot_run_claims_nothing_and_what_is_claimed_stays(
+  frame, cells, tmp_path, monkeypatch
+):
+  arg = (
+    f"pixels,model={frame},cells={cells},steps=20,rows=8,seq=64,image_tokens=40,tiles=8,tensor=2"
+  )
+  config = train_config.get_config(f"{arg},repetition=1").to_dict()
+  with pytest.raises(ValueError, match=r"'noise/\w+' would give \d+ samples and has 12"):
+    train_pixels.main(config, str(tmp_path))
+  assert {path.name for path in tmp_path.iterdir()} == {"lengths"}
+  Stages.of({"noise/vqa": 1.0}).save(tmp_path / "stages.json")
+  with pytest.raises(ValueError, match="of a run of other stages"):
+    train_pixels.main(config | {"exhausted": "repeat"}, str(tmp_path))
+  assert {path.name for path in tmp_path.iterdir()} == {"lengths", "stages.json"}
+
+  claim(tmp_path / "other", {**config, "seed": 1})
+  there = {path.name for path in (tmp_path / "other").iterdir()}
+  monkeypatch.setattr(train_pixels, "measure_cells", lambda *_, **__: pytest.fail("measured"))
+  with pytest.raises(ValueError, match="seed: 1 there, 0 asked for"):
+    train_pixels.main(config, str(tmp_path / "other"))
+  assert {path.name for path in (tmp_path / "other").iterdir()} == there
+
+
 def test_a_tokenizer_without_an_image_token_gets_one(frame, tmp_path):
   said = (frame / "tokenizer.json").read_text()
   (tmp_path / "tokenizer.json").write_text(said.replace("<image>", "<other>"))
@@ -327,6 +352,7 @@ def test_what_does_not_go_together_is_refused(frame, tmp_path):
     ("remat=nothing", "remat='nothing' is no policy"),
     ("exhausted=wrap", "exhausted is one of repeat, stop, redistribute, not 'wrap'"),
     ("repetition=-1", "the repetition is -1.0"),
+    ("steps=0", "steps=0: a run takes one step"),
     ("cells=gs://b/cells", "cells=gs://b/cells is in a bucket"),
   ):
     config = train_config.get_config(f"pixels,model=here,cells=there,{wrong}").to_dict()

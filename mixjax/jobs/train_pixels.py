@@ -26,7 +26,7 @@ from mixjax.data.packed_stages import planned_loader
 from mixjax.data.supply import Plan, Supply
 from mixjax.jobs import mixtures
 from mixjax.jobs.pretrained import Pretrained
-from mixjax.jobs.workdir import claim, write_whole
+from mixjax.jobs.workdir import check_free, claim, write_whole
 from mixjax.models import attention, hf, layers
 from mixjax.models import mesh as mesh_lib
 from mixjax.models.llava_next import LlavaNextConfig
@@ -57,18 +57,19 @@ def main(config: dict, workdir: str) -> None:
   model = pretrained.config(tokenizer, **running(config))
   mesh = make_mesh(config["tensor"])
   shape = packed_shape(config, model, mesh)
-  if first:  # a config that cannot run has claimed nothing
-    claim(workdir, {name: value for name, value in config.items() if name not in PLACE})
-    pretrained.lay_out(model, tokenizer, folder / "frame")
-  multihost_utils.sync_global_devices("claimed")
+  lasting = {name: value for name, value in config.items() if name not in PLACE}
+  check_free(workdir, lasting)  # measuring takes long, and writes here
   loader, plan = make_loader(config, model, tokenizer, shape, folder / "lengths")
   mixtures.check_kept(folder, plan.stages)
   reporter = Reporter()
   if first:
+    pretrained.lay_out(model, tokenizer, folder / "frame")
+    claim(workdir, lasting)  # a config that cannot run has claimed nothing
     mixtures.keep(folder, plan.stages)
     planned = mixtures.describe(plan, lambda sample: loader.step_of(sample, config["steps"]))
     mixtures.say(reporter, plan, planned, config["exhausted"])
     reporter.stage("train", config["steps"])
+  multihost_utils.sync_global_devices("claimed")
   seen = 0
 
   clock = folder / "seconds.json"  # of all processes that have worked on this run
@@ -106,6 +107,8 @@ def check(config: dict[str, Any], workdir: str) -> None:
   """Raises ValueError for what would only show when a model is loaded, or after all steps."""
   layers.check_running(config["remat"], dtype=config["dtype"], export=config["export"])
   Supply({}, config["repetition"], config["exhausted"])
+  if config["steps"] < 1:
+    raise ValueError(f"steps={config['steps']}: a run takes one step at least")
   for name, path in (("--workdir", workdir), ("cells", config["cells"])):
     if "://" in path:
       raise ValueError(

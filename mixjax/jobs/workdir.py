@@ -25,23 +25,32 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
+def check_free(workdir: epath.PathLike, config: dict[str, Any]) -> None:
+  """Raises ValueError listing the differing keys when it holds the results of another config."""
+  path = _path(workdir, config)
+  if not path.exists():
+    return
+  new = flatten(json.loads(json.dumps(config)))
+  old = flatten(json.loads(path.read_text()))
+  keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+  if keys:
+    listed = "\n".join(f"  {k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in keys)
+    raise ValueError(
+      f"{workdir} holds a run of another config:\n{listed}\nUse another --workdir, or these values."
+    )
+
+
 def claim(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
   """Makes the workdir this config's own, or goes on in it.
 
-  Raises ValueError listing the differing keys when it holds the results of another config.
+  Raises ValueError as `check_free` does.
   """
-  workdir = epath.Path(workdir)
-  path = workdir / f"config.{config['job']}.json"
-  new = flatten(json.loads(json.dumps(config)))
-  if path.exists():
-    old = flatten(json.loads(path.read_text()))
-    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    if keys:
-      listed = "\n".join(f"  {k}: {old.get(k)!r} there, {new.get(k)!r} asked for" for k in keys)
-      raise ValueError(
-        f"{workdir} holds a run of another config:\n{listed}\n"
-        "Use another --workdir, or these values."
-      )
-  else:
+  check_free(workdir, config)
+  path = _path(workdir, config)
+  if not path.exists():
     write_whole(path, json.dumps(config, indent=1, sort_keys=True))
-  return workdir
+  return epath.Path(workdir)
+
+
+def _path(workdir: epath.PathLike, config: dict[str, Any]) -> epath.Path:
+  return epath.Path(workdir) / f"config.{config['job']}.json"
