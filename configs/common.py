@@ -33,7 +33,7 @@ def parse_step(arg: str | None, **defaults: Any) -> dict[str, Any]:
 
   `seq`: tokens in a row; `image_tokens`, `tiles`: the most of a row that are of pictures; `tensor`:
   chips that share each matrix product, the others split batch and weights; `accumulate`: parts of
-  the batch that pass one after another, in so much less memory; `remat`: a policy of
+  the batch that pass one after another, with the activations of one in memory; `remat`: a policy of
   jax.checkpoint_policies, or none; `loss_chunk`: positions of a row whose logits are in memory at
   once, 0 for all; `attention`: auto, xla, splash or cudnn; `dtype`: of the computation.
   """

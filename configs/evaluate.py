@@ -43,8 +43,9 @@ def pixels(arg: str | None) -> ConfigDict:
   """`batch` questions are asked at once, or as many more as the chips divide.
 
   `tensor`: chips that share each matrix product, the others split questions and weights. Answers
-  are cut after `new_tokens`, or more where a true one has more. `split`: the questions' file,
-  without its .json.
+  are cut after `new_tokens`, or more where a true one of the benchmark has more. `split`: the
+  questions' file, without its .json. Weights are float32, and attention is plain: where memory is
+  short, `batch=1` and more chips.
   """
   args = parse_arg(
     arg,

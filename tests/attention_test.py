@@ -125,7 +125,7 @@ def test_what_cannot_be_computed_is_refused_with_the_remedy():
 
 
 def test_the_best_for_a_platform():
-  found = [attention.best(name) for name in ("cpu", "tpu", "gpu", "cuda")]
+  found = [attention.best(name, "bfloat16") for name in ("cpu", "tpu", "gpu", "cuda")]
   assert found == ["xla", "splash", "cudnn", "cudnn"]
 
 

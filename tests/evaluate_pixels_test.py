@@ -220,3 +220,22 @@ def test_what_is_missing_is_asked_for():
     evaluate_config.get_config("pixels,model=here")
   with pytest.raises(ValueError, match="needs atlas=DIR"):
     evaluate_config.get_config("run=here")
+
+
+def test_a_benchmarks_scores_are_means_over_its_questions():
+  answered = [
+    examine.Answered("1", "maps", "7", nll, exact, metric)
+    for nll, exact, metric in ((0.5, True, 1.0), (2.0, False, 0.0), (1.0, False, 1.0))
+  ]
+  found = examine.scores(answered)["maps"]
+  likely = np.exp([-0.5, -2.0, -1.0])
+  wanted = dict(
+    score=100 * likely.mean(),
+    stderr=100 * likely.std(ddof=1) / np.sqrt(3),
+    n=3,
+    nll=3.5 / 3,
+    exact=100 / 3,
+    metric=200 / 3,
+    metric_stderr=100 * np.std([1, 0, 1], ddof=1) / np.sqrt(3),
+  )
+  assert found == pytest.approx(wanted)

@@ -64,7 +64,15 @@ def test_what_a_run_kept_is_read_to_the_bit(write, tmp_path):
     ({"stages": [{"step": 0}]}, "the stage of step 0 has no mixture"),
     ({"stages": {"0": EVEN}}, "no list of objects"),
     (staged((0, EVEN), (9, {"maps/oce": 1.0})), "from step 9 on: no cell is called 'maps/oce'"),
+    (staged((0, EVEN), (9, ["maps/ocr"])), r"from step 9 on: weights are \{cell: weight\}"),
+    (
+      staged((0, EVEN), (9, {"maps/ocr": "1"})),
+      "from step 9 on: the weight of cell 'maps/ocr' is '1'",
+    ),
+    (staged((0, EVEN), (9, "none.json")), "from step 9 on: mixture .*none.json"),
+    (staged((0, EVEN), (True, OCR)), "has the step True"),
     ({"stages": [{"start": 0, "weights": EVEN}]}, "is no list of stages as"),
+    ({"format": 1, "stages": [{"start": 0.0, "weights": EVEN}]}, "starts at 0.0: samples"),
   ],
 )
 def test_what_is_wrong_with_a_list_is_named(write, content, message):

@@ -129,6 +129,16 @@ def test_the_list_is_read_back_to_the_last_bit(tmp_path):
     Stages.load(tmp_path / "new.json")
 
 
+def test_positions_may_be_numpys():
+  """Their products with shares are beyond 64 bits."""
+  plain = Schedule([0.3, 0.3, 0.4])
+  np.testing.assert_array_equal(plain.counts(np.int64(100_000)), [30_000, 30_000, 40_000])
+  np.testing.assert_array_equal(plain.lag_after(np.int64(7)), plain.lag_after(7))
+  staged = StagedSchedule([0], [[0.5, 0.5]])
+  staged.append(np.int64(400_000), [0.25, 0.75])
+  np.testing.assert_array_equal(staged.counts(800_000), [300_000, 500_000])
+
+
 def test_stages_begin_at_zero_and_are_in_order():
   with pytest.raises(ValueError, match="starts at sample 0, not at 8"):
     Stages.at_steps({1: EARLY}, batch_size=8)

@@ -5,6 +5,7 @@ Weights are shares of samples. A cell that a mixture does not name has weight 0.
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -21,14 +22,16 @@ def check(weights: Mapping[str, float], cells: Mapping[str, int]) -> dict[str, f
     cells: rows by cell name.
 
   Raises:
-    ValueError: names the cell and the remedy: an unknown cell, a weight that is negative or not
-      finite, weight on a cell without rows, or a sum other than 1.
+    ValueError: names the cell and the remedy: an unknown cell, a weight that is negative or no
+      finite number, weight on a cell without rows, or a sum other than 1.
   """
+  if not isinstance(weights, Mapping):
+    raise ValueError(f"weights are {{cell: weight}}, not {weights!r}")
   for cell, weight in weights.items():
     if cell not in cells:
       raise ValueError(f"no cell is called {cell!r}{_suggest(cell, cells)}")
-    if not math.isfinite(weight):
-      raise ValueError(f"the weight of cell {cell!r} is {weight}: weights are finite numbers")
+    if not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+      raise ValueError(f"the weight of cell {cell!r} is {weight!r}: weights are finite numbers")
     if weight < 0:
       raise ValueError(f"the weight of cell {cell!r} is {weight}: weights are not negative")
     if weight > 0 and not cells[cell]:

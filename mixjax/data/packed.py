@@ -17,7 +17,8 @@ class PackedShape:
   """Sizes of a batch of b rows of t tokens, its tiles in g groups of b / g neighbouring rows.
 
   `rows` is b and `length` t; `image_tokens` (m) is the most image tokens of a row; `tiles` (n) are
-  the slots of a group, for tiles of `side` (s) pixels. A device along `data` takes a group.
+  the slots of a group, for tiles of `side` (s) pixels. A device along `data` takes one, or as
+  many as the parts its rows pass in.
 
   Raises ValueError for a size under 1, or where groups do not divide rows.
   """

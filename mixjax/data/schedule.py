@@ -80,13 +80,13 @@ class Schedule:
 
   def counts(self, n: int) -> Int[np.ndarray, " k"]:
     """How many of the first n positions hold each cell."""
-    number, rest = divmod(n, self.period)
+    number, rest = divmod(int(n), self.period)  # of numpy's, products would wrap around
     before = self._before(number)
     return before + self._lap(number).counts(rest) if rest else before
 
   def lag_after(self, n: int) -> Int[np.ndarray, " k"]:
     """What the cells are owed after n positions, int64[k] in 1 / GRID of a sample."""
-    return self._lag_where(n, self.counts(n))
+    return self._lag_where(int(n), self.counts(n))
 
   def _lag_where(self, n: int, counts: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
     return (self._lag + n * self._shares - counts.astype(object) * GRID).astype(np.int64)

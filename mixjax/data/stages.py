@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import numbers
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,9 @@ class Stages:
 
   def __post_init__(self):
     starts = [stage.start for stage in self.stages]
+    for start in starts:
+      if isinstance(start, bool) or not isinstance(start, numbers.Integral):
+        raise ValueError(f"a stage starts at {start!r}: samples are counted in whole numbers")
     if not starts or starts[0] != 0:
       raise ValueError(f"the first stage starts at sample 0, not at {(starts or ['none'])[0]}")
     for before, start in itertools.pairwise(starts):
@@ -118,7 +122,7 @@ class StagedSchedule:
     """One more stage, after all there are."""
     with self._lock:
       self._weights.append(np.asarray(weights, np.float64))
-      self._starts.append(start)  # last: a reader that sees it finds the rest
+      self._starts.append(int(start))  # last: a reader that sees it finds the rest
 
   def at(
     self, positions: Int[np.ndarray, " n"]

@@ -97,7 +97,7 @@ class Asker:
         )
       except (TypeError, jinja2.TemplateError):
         continue
-      if framed.count(IMAGE) == 1 and prompt in framed:
+      if framed.count(IMAGE) == 1 and prompt.strip() in framed:
         return framed
     raise ValueError(
       f"the chat template of the model's folder does not place {IMAGE} once before the prompt "

@@ -39,25 +39,26 @@ def room(tokens: int) -> int:
 class Examiner:
   """Asks a model, on the mesh that is set, `batch` questions at once (or as many more as divide).
 
-  Answers have at most `new_tokens` tokens and stop at any of `ends`.
+  Answers stop at any of `ends`.
   """
 
-  def __init__(
-    self, model: LlavaNext, asker: Asker, ends: Sequence[int], batch: int, new_tokens: int
-  ):
-    if batch < 1 or new_tokens < 1:
-      raise ValueError(f"batch={batch} and new_tokens={new_tokens}: give 1 or more of each")
-    self.model, self.asker, self.ends, self.new_tokens = model, asker, tuple(ends), new_tokens
+  def __init__(self, model: LlavaNext, asker: Asker, ends: Sequence[int], batch: int):
+    if batch < 1:
+      raise ValueError(f"batch={batch}: give 1 or more")
+    self.model, self.asker, self.ends = model, asker, tuple(ends)
     mesh = jax.sharding.get_mesh()
     self._groups = 1 if mesh.empty else mesh.shape["data"]
     self._places = None if mesh.empty else NamedSharding(mesh, PartitionSpec("data"))
     self.batch = -(-batch // self._groups) * self._groups
 
-  def say(self, asked: Sequence[Asked], on_rows: Callable[[int], None]) -> list[list[int]]:
-    """The tokens of the greedy answer to each question, without the one that ends it."""
+  def say(
+    self, asked: Sequence[Asked], new_tokens: int, on_rows: Callable[[int], None]
+  ) -> list[list[int]]:
+    """The tokens of the greedy answer to each question, at most `new_tokens`, without the one that
+    ends it."""
 
     def run(rows, ids, mask, tiles):
-      return (generate(self.model, ids, mask, tiles, self.new_tokens, self.ends),)
+      return (generate(self.model, ids, mask, tiles, new_tokens, self.ends),)
 
     said = [found.tolist() for (found,) in self._each(asked, run, on_rows)]
     stops = [[at for at, token in enumerate(ids) if token in self.ends] for ids in said]
@@ -158,12 +159,16 @@ def examine(
   examiner: Examiner,
   questions: Sequence[Question],
   asked: Sequence[Asked],
+  new_tokens: int,
   on_rows: Callable[[int], None] = lambda count: None,
 ) -> list[Answered]:
   """Each question's result: choices are judged by their likelihood, other answers are decoded.
 
-  Raises FloatingPointError that names a question for which the model computes no number.
+  Those have `new_tokens` at most, or room for the longest true one of their benchmark. Raises
+  FloatingPointError that names a question for which the model computes no number.
   """
+  if new_tokens < 1:
+    raise ValueError(f"new_tokens={new_tokens}: give 1 or more")
   candidates = [q.choices if _chosen(q) else (q.answer,) for q in questions]
   owners = np.repeat(np.arange(len(questions)), [len(texts) for texts in candidates])
   answers = examiner.asker.answers([text for texts in candidates for text in texts])
@@ -173,11 +178,16 @@ def examine(
     raise FloatingPointError(
       f"an answer to {wrong} has no likelihood: look for NaN in the weights, or use dtype=float32"
     )
-  decoded = [i for i, q in enumerate(questions) if not _chosen(q)]
-  said = dict.fromkeys(decoded, "")
-  if decoded:
-    spoken = examiner.say([asked[i] for i in decoded], on_rows)
-    said = dict(zip(decoded, map(examiner.asker.decode, spoken), strict=True))
+  by_benchmark: dict[str, list[int]] = {}
+  for i, question in enumerate(questions):
+    if not _chosen(question):
+      by_benchmark.setdefault(question.benchmark, []).append(i)
+  said: dict[int, str] = {}
+  for decoded in by_benchmark.values():
+    true = examiner.asker.answers([questions[i].answer for i in decoded])
+    most = max(new_tokens, *map(len, true))
+    spoken = examiner.say([asked[i] for i in decoded], most, on_rows)
+    said |= zip(decoded, map(examiner.asker.decode, spoken), strict=True)
   results = []
   for i, question in enumerate(questions):
     here = np.flatnonzero(owners == i)
@@ -198,7 +208,11 @@ def examine(
 
 
 def scores(results: Sequence[Answered]) -> dict[str, dict[str, float]]:
-  """benchmark -> {score, stderr, n, nll, exact, metric, metric_stderr}, as of `Suite.full`."""
+  """benchmark -> {score, stderr, n, nll, exact, metric, metric_stderr}, as of `Suite.full`.
+
+  But exact match is of what was said, whatever its case and blanks; `Suite`, and `exact` here, ask
+  that greedy decoding give the true answer token for token.
+  """
   found = {}
   for name in dict.fromkeys(one.benchmark for one in results):
     mine = [one for one in results if one.benchmark == name]

@@ -73,6 +73,8 @@ def decode(
   model = nnx.merge(graph, parameters)
   text, (batch, length) = getattr(model, "text", model), ids.shape
   cache = text.init_cache(batch, length + max_new_tokens - 1)
+  # Made where its rows are, not whole on every device.
+  cache = jax.tree.map(lambda x: layers.split_as(x, None, layers.axes_of(ids)[0]), cache)
   slots = jnp.arange(length + max_new_tokens - 1)
   # A slot past the prompt is hidden by causality until it is written.
   visible = jnp.pad(mask, ((0, 0), (0, max_new_tokens - 1)), constant_values=True)

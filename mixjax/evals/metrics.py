@@ -3,8 +3,12 @@ benchmarks.
 """
 
 import math
+import re
 
 from mixjax.corpus import tasks
+
+# A number whose commas part thousands.
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?%?")
 
 
 def normalise(text: str) -> str:
@@ -39,7 +43,8 @@ def anls(said: str, answer: str) -> float:
 def relaxed_accuracy(said: str, answer: str) -> float:
   """ChartQA's: numbers may be off by 5% of the answer, anything else has to match exactly.
 
-  A percentage is a hundredth of its number. An answer of zero allows no error.
+  A percentage is a hundredth of its number, and commas may part thousands. An answer of zero allows
+  no error.
   """
   number, truth = _number(said), _number(answer)
   if number is None or truth is None:
@@ -48,7 +53,9 @@ def relaxed_accuracy(said: str, answer: str) -> float:
 
 
 def _number(text: str) -> float | None:
-  text = text.strip().replace(",", "")
+  text = text.strip()
+  if _THOUSANDS.fullmatch(text):
+    text = text.replace(",", "")
   try:
     number = float(text.removesuffix("%"))
   except ValueError:

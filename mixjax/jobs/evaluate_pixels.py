@@ -30,14 +30,12 @@ def main(config: dict, workdir: str) -> None:
   mesh = make_mesh(config["tensor"])
   folder = claim(workdir, config)  # a config that cannot run has claimed nothing
   ends = ends_of(config["model"], tokenizer)
-  longest = max(map(len, asker.answers([question.answer for question in questions])))
   with jax.set_mesh(mesh):
     reporter.stage("load")
     loaded = pretrained.load(model, seed=0)
-    new_tokens = max(config["new_tokens"], longest)
-    examiner = examine.Examiner(loaded, asker, ends, config["batch"], new_tokens)
+    examiner = examine.Examiner(loaded, asker, ends, config["batch"])
     reporter.stage("evaluate", examine.work(questions))
-    results = examine.examine(examiner, questions, asked, reporter.advance)
+    results = examine.examine(examiner, questions, asked, config["new_tokens"], reporter.advance)
   lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) for one in results]
   write_whole(folder / "answers.jsonl", "\n".join(lines) + "\n")
   found = examine.scores(results)

@@ -51,7 +51,7 @@ def named_stages(name: str, rows: Mapping[str, int]) -> dict[int, Weights] | Sta
   found: dict[int, Weights] = {}
   for stage in listed:
     step = stage.get("step")
-    if not isinstance(step, int) or step in found or step < max(found, default=0):
+    if type(step) is not int or step in found or step < max(found, default=0):
       raise ValueError(
         f"mixture {name}: a stage has the step {step!r}; steps are whole numbers, each after the "
         "one before"
@@ -73,7 +73,7 @@ def _of_stage(name: str, stage: Mapping | Stage, rows: Mapping[str, int]) -> Wei
       beside = epath.Path(name).parent / of
       return named_mixture(of if of in ("uniform", "natural") else str(beside), rows)
     return mixture.check(of, rows)
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise ValueError(f"mixture {name}, from {begins} on: {error}") from error
 
 

@@ -122,7 +122,7 @@ def rates(config: dict[str, Any]) -> tuple[tuple[str, float], ...]:
 def running(config: dict[str, Any]) -> dict[str, Any]:
   """How the model is computed, here."""
   name = config["attention"]
-  name = attention.best(jax.default_backend()) if name == "auto" else name
+  name = attention.best(jax.default_backend(), config["dtype"]) if name == "auto" else name
   return dict(remat=config["remat"], dtype=config["dtype"], attention=name)
 
 

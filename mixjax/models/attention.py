@@ -29,9 +29,14 @@ def platform() -> str:
   return jax.default_backend() if device is None else device.platform
 
 
-def best(platform: str) -> str:
-  """The implementation for a long row on `cpu`, `gpu` (or `cuda`) or `tpu`."""
-  return {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
+def best(platform: str, dtype: str) -> str:
+  """The implementation for a long row on `cpu`, `gpu` (or `cuda`) or `tpu`.
+
+  cuDNN's kernel is of 16-bit numbers alone.
+  """
+  if platform == "tpu":
+    return "splash"
+  return "cudnn" if platform in ("gpu", "cuda") and dtype != "float32" else "xla"
 
 
 def causal(

@@ -58,8 +58,8 @@ class LlavaNextConfig(LlavaConfig):
 class Tiles(NamedTuple):
   """What the image tokens of a batch show: LLaVA-NeXT's counterpart of LLaVA's features.
 
-  g groups of b / g rows each share n tiles. On a mesh, with a group for each device along `data`,
-  no feature leaves its device.
+  g groups of b / g rows each share n tiles. On a mesh, where each device along `data` has whole
+  groups, no feature leaves its device.
   """
 
   features: Float[Array, "g n p c"]

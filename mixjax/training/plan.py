@@ -69,7 +69,7 @@ class PlanConfig:
 
   def llava_next(self, platform: str) -> LlavaNextConfig:
     """The model as it runs on a platform."""
-    name = attention.best(platform) if self.attention == "auto" else self.attention
+    name = attention.best(platform, self.dtype) if self.attention == "auto" else self.attention
     if name == "cudnn" and self.proxies > 1:
       name = "xla"
     running = dict(remat=self.remat, dtype=self.dtype)
@@ -266,7 +266,8 @@ def advise(
     )
   elif rows == 1 and data > 1 and config.tensor < text.num_key_value_heads:
     advice.append(
-      f"tensor={2 * config.tensor}, batch={data // 2}: two chips share a row, at half the batch"
+      f"tensor={2 * config.tensor}, batch={data // 2 * config.accumulate}: two chips share a row, "
+      "at half the batch"
     )
   return advice or [f"more chips than {chips}, or rows shorter than {config.seq}"]
 

@@ -50,9 +50,10 @@ def slope(
 ) -> Callable:
   """`(parameters, batch) -> (float[], gradient)` of the objective.
 
-  The rows pass in `accumulate` parts, one after another, so that the activations of one part alone
-  are in memory; a device's rows then are as many groups with tiles of their own. Raises ValueError
-  for a batch whose groups do not make so many parts.
+  The rows pass in `accumulate` parts, one after another: the activations of one part alone are in
+  memory, beside a second gradient, and weights are gathered for each. A device's rows then are as
+  many groups with tiles of their own. Raises ValueError for a batch whose groups do not make so
+  many parts.
   """
   of_part = jax.value_and_grad(objective(graphdef, loss_chunk, frozen))
   if accumulate == 1:
@@ -64,7 +65,8 @@ def slope(
     def add(so_far, part):
       return jax.tree.map(jnp.add, so_far, of_part(params, part | {"count": count})), None
 
-    nothing = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, params)
+    # Like the count: of each proxy one, where several are trained at once.
+    nothing = jnp.zeros_like(count, jnp.float32), jax.tree.map(jnp.zeros_like, params)
     return jax.lax.scan(add, nothing, parts(batch, accumulate))[0]
 
   return of_batch
