@@ -61,6 +61,8 @@ def test_a_source_joins_the_cells_once(atlas, tmp_path, capsys):
   with pytest.raises(ValueError, match=r"has grown by \['web'\]"):
     atlas_job.refuse_grown(epath.Path(atlas) / "atlas" / "cells")
   (atlas / "study").mkdir()
+  applied(tmp_path, atlas, "web", source="web", seed=2, sizes=(5, 6, 7))
+  assert "has the source 'web' already" in capsys.readouterr().out
   with pytest.raises(ValueError, match="cannot grow, for trials were run on it"):
     applied(tmp_path, atlas, "more", source="more", seed=3, sizes=(2, 2, 2))
 

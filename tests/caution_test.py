@@ -32,11 +32,16 @@ def test_the_surrogate_is_that_of_the_runs_and_the_pool_of_the_search(tmp_path):
     np.testing.assert_allclose(space.pool, candidates(space, 100, (7, place)), rtol=1e-12)
 
 
-def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path):
+@pytest.mark.parametrize(
+  "atlas", [{"corpus": "gallery"}, {"corpus": "train.json", "questions": "left/behind"}]
+)
+def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path, atlas):
+  """Also in a workdir that was moved, without the questions that the search was asked."""
   found, _ = build(tmp_path, targets=False, axes=["product"], pool=50)
   weights = dict(zip(BENCHMARKS, (3.0, 1.0), strict=False))
   config = json.loads((tmp_path / "config.search.json").read_text())
-  (tmp_path / "config.search.json").write_text(json.dumps(config | {"objective": weights}))
+  config |= {"objective": weights, "atlas": atlas}
+  (tmp_path / "config.search.json").write_text(json.dumps(config))
   with pytest.raises(Missing, match="disagree on the scores of the 15 runs"):
     caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
   assert "disagree on the scores" in report.write(tmp_path).read_text()
@@ -50,6 +55,9 @@ def test_a_search_for_some_benchmarks_is_judged_by_them(tmp_path):
   observed = caution.rebuild(Evidence(epath.Path(tmp_path)), "product").runs
   np.testing.assert_allclose(observed.scores, scores)
   np.testing.assert_allclose(observed.parts, np.array(vectors) * [0.75, 0.25])
+  (tmp_path / "config.search.json").write_text(json.dumps(config | {"objective": {"chrats": 1}}))
+  with pytest.raises(Missing, match=r"weighs \['chrats'\], which are no benchmarks"):
+    caution.rebuild(Evidence(epath.Path(tmp_path)), "product")
 
 
 def with_diverged(workdir, place, purposes=("mixatlas", "random")):

@@ -14,7 +14,7 @@ from mixjax.data import mixture
 from mixjax.evals.benchmarks import BENCHMARKS
 from mixjax.jobs import pool as pool_lib
 from mixjax.jobs.runner import Ask, Diverged, Runner
-from mixjax.jobs.search import _baselines, search
+from mixjax.jobs.search import _baselines, main, search
 from mixjax.jobs.search_config import SPACES, parse, spaces
 from mixjax.jobs.trial import TrialSpec
 from mixjax.progress import Reporter
@@ -111,7 +111,6 @@ def test_the_joint_space_weighs_each_cell_with_rows_and_names_all():
     (dict(search={"acquisition": "thompson", "continuous": True}), "thompson"),
     (dict(search={"kappa": float("nan")}), "search.kappa is nan"),
     (dict(search={"repetition": -1.0}), "search.repetition is -1"),
-    (dict(objective={"chrats": 1.0}), "'chrats'.*no benchmarks; known are relations"),
     (dict(objective={"charts": -1.0}), "weight of 'charts' is -1"),
     (dict(objective={"charts": 0.0}), "no benchmark has a weight"),
   ],
@@ -119,6 +118,13 @@ def test_the_joint_space_weighs_each_cell_with_rows_and_names_all():
 def test_what_cannot_be_is_named_when_the_config_is_read(changes, message):
   with pytest.raises(ValueError, match=message):
     parse(get_config("tiny").to_dict() | changes)
+
+
+def test_what_is_no_benchmark_is_named_before_the_workdir_is_claimed(tmp_path):
+  config = get_config("tiny").to_dict() | dict(job="search", objective={"chrats": 1.0})
+  with pytest.raises(ValueError, match=r"'chrats'.*no benchmarks; known are relations"):
+    main(config, str(tmp_path))
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -57,26 +57,35 @@ def test_rows_come_back_as_they_were_written(tmp_path):
 
 
 def test_more_cells_than_files_may_be_open_are_written_and_read_the_same(tmp_path, monkeypatch):
-  """Rows of many cells come in turn; the system allows few files more than are open already."""
+  """Rows of many cells come in turn; the system allows few files more than are open already.
+
+  Every cell has a file of each source: of three rows, of one and of two.
+  """
   rows = [
     Example.single(f"{i}", f"image{i}", png(0), "vqa", "What?", f"answer {i} {time}", "charts")
-    for time in range(3)
-    for i in range(60)
+    for time in range(6)
+    for i in range(40)
   ]
-  concepts = {f"image{i}": f"c{i:03}" for i in range(60)}
-  free = shards.write_cells(rows, concepts, tmp_path / "free", token_count=len)
+  sources = {"": rows[:120], "web": rows[120:160], "more": rows[160:]}
+  concepts = {f"image{i}": f"c{i:03}" for i in range(40)}
+
+  def write(folder):
+    for source, part in sources.items():
+      shards.write_cells(part, concepts, folder, token_count=len, source=source)
+    return shards.open_cells(folder)
+
+  free = write(tmp_path / "free").manifest
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   used = len(os.listdir("/proc/self/fd"))
   monkeypatch.setattr(cell_files, "most_open", lambda part: 10)
   resource.setrlimit(resource.RLIMIT_NOFILE, (used + 25, hard))
   try:
-    few = shards.write_cells(rows, concepts, tmp_path / "few", token_count=len)
-    cells = shards.open_cells(tmp_path / "few")
-    found = [cells[f"c{i:03}/vqa"][time] for time in range(3) for i in range(60)]
+    cells = write(tmp_path / "few")
+    found = [list(cells[f"c{i:03}/vqa"]) for i in range(40)]
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-  assert found == rows
-  assert few == free  # the same bytes, file by file
+  assert found == [rows[i::40] for i in range(40)]
+  assert cells.manifest == free  # the same bytes, file by file
   assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("tmp", "."))]
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import resource
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -78,7 +78,8 @@ class OpenFiles:
 
   def __init__(self):
     # By reference, so one cache an instance: files of one name may be others later.
-    self.source: Callable[[Sequence[str]], ArrayRecordDataSource]
+    # And a file a source: one of several files holds each of them open.
+    self.source: Callable[[str], ArrayRecordDataSource]
     self.source = functools.lru_cache(max(most_open(1 / 2), 16))(ArrayRecordDataSource)
 
   def __reduce__(self):

@@ -14,7 +14,9 @@ A source that is added later is one more shard of each cell it has rows for, beh
 keep their numbers, and files that hold rows are never touched again.
 """
 
+import bisect
 import io
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -205,15 +207,18 @@ class CellRows(Sequence[Example]):
     """files: how many rows each has, in their order."""
     # With that, a file is opened once, to be read, and not a time before to count its records.
     self._files = tuple(f"{path}[0:{rows}]" for path, rows in files.items())
-    self._rows, self._opened = sum(files.values()), opened
+    self._starts = list(itertools.accumulate(files.values(), initial=0))
+    self._opened = opened
 
   def __len__(self) -> int:
-    return self._rows
+    return self._starts[-1]
 
   def __getitem__(self, row: int) -> Example:
-    if not -self._rows <= row < self._rows:
-      raise IndexError(f"row {row} of {self._rows}")
-    return parse(self._opened.source(self._files)[row % self._rows])
+    if not -len(self) <= row < len(self):
+      raise IndexError(f"row {row} of {len(self)}")
+    row %= len(self)
+    file = bisect.bisect_right(self._starts, row) - 1
+    return parse(self._opened.source(self._files[file])[row - self._starts[file]])
 
 
 class Cells(Mapping[str, CellRows]):

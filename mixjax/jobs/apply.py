@@ -186,12 +186,12 @@ def growing(config: ApplyConfig, reporter: Reporter) -> epath.Path | None:
   Raises ValueError where trials were run on them.
   """
   cells = config.atlas_folder / "cells"
-  if (config.atlas_folder.parent / "study").exists():
-    raise ValueError(
-      f"{cells} cannot grow, for trials were run on it: copy its atlas/ folder and give the copy"
-    )
   sources = [one["source"] for one in shards.read_manifest(cells)["sources"]]
   if config.source in sources:
     reporter.say(f"cells: {cells} has the source {config.source!r} already")
     return None
+  if (config.atlas_folder.parent / "study").exists():
+    raise ValueError(
+      f"{cells} cannot grow, for trials were run on it: copy its atlas/ folder and give the copy"
+    )
   return cells

@@ -33,6 +33,7 @@ from mixjax.recipes import report
 def main(config: dict, workdir: str) -> None:
   """The job as the front door calls it."""
   parsed = parse(config)
+  _ = parsed.weights  # says what is no benchmark, before the workdir is this config's
   folder = claim(workdir, config)
   reporter = Reporter()
   try:

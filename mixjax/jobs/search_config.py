@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -60,7 +61,8 @@ class SearchConfig:
   """Everything the main job needs. The recipe comes from the axis `headline`.
 
   `objective` is what each benchmark counts, `{name: weight}`; empty weighs all alike. ValueError
-  names an axis or a benchmark that is not known, or weights that cannot be.
+  names an axis that is not known, or weights that cannot be; whether there are such benchmarks is
+  for `weights` to say, as the questions may be gone when a finished search is read.
   """
 
   atlas: AtlasConfig
@@ -95,12 +97,7 @@ class SearchConfig:
         f"make headline one of {', '.join(self.axes)}, or give it a budget in axes"
       )
     if self.objective:
-      names = self.benchmarks
-      if unknown := [name for name in self.objective if name not in names]:
-        raise ValueError(
-          f"objective weighs {unknown}, which are no benchmarks; known are {', '.join(names)}"
-        )
-    _ = self.weights
+      Objective(self.objective)
 
   @property
   def benchmarks(self) -> tuple[str, ...]:
@@ -112,10 +109,21 @@ class SearchConfig:
 
   @property
   def weights(self) -> Float[np.ndarray, " b"] | None:
-    """What each benchmark counts, summing to 1; None where the score is their plain mean."""
+    """What each benchmark counts, summing to 1; None where the score is their plain mean.
+
+    ValueError if the objective weighs what is no benchmark.
+    """
+    return self.weights_over(self.benchmarks) if self.objective else None
+
+  def weights_over(self, names: Sequence[str]) -> Float[np.ndarray, " b"] | None:
+    """As `weights`, for benchmarks of these names."""
     if not self.objective:
       return None
-    return Objective(self.objective).over(self.benchmarks)
+    if unknown := [name for name in self.objective if name not in names]:
+      raise ValueError(
+        f"objective weighs {unknown}, which are no benchmarks; known are {', '.join(names)}"
+      )
+    return Objective(self.objective).over(names)
 
 
 def parse(config: dict) -> SearchConfig:

@@ -100,6 +100,8 @@ def rebuild(evidence: Evidence, axis: str) -> Seen:
     config = parse(evidence.json("config.search.json"))
     # A config is written with its keys sorted, but the order of the axes is part of their pools.
     config = dataclasses.replace(config, axes={name: config.axes[name] for name in found["axes"]})
+    # The names are the search's own: the questions may have stayed where it was made.
+    weights = config.weights_over(names)
   except (KeyError, TypeError, ValueError) as error:
     raise Missing(f"config.search.json does not tell how this search was made: {error}.") from error
   space, _ = spaces(config, evidence.rows)[axis]
@@ -117,7 +119,7 @@ def rebuild(evidence: Evidence, axis: str) -> Seen:
   runs = observed(
     np.reshape(points, (len(points), space.dim)),
     np.reshape(vectors, (len(vectors), len(names))),
-    config.weights,
+    weights,
   )
   told = np.array(side["leave_one_out"]["observed"])
   if len(told) != len(runs) or not np.allclose(runs.scores, told, rtol=SAME_SCORE, atol=0):
