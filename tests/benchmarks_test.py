@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from configs.search import get_config
+from mixjax.atlas.parts import Origin
 from mixjax.data.encode import Encoder, load_tokenizer
 from mixjax.evals import benchmarks
 from mixjax.evals.evaluate import answer_prior, check_fits
@@ -170,10 +171,12 @@ def test_questions_that_changed_since_they_were_embedded_are_refused(tmp_path):
   folder = written(tmp_path / "q", [PART])
   made = tmp_path / "atlas"
   (made / "questions").mkdir(parents=True)
-  (made / "embedded.json").write_text("{}")
+  origin = Origin("corpus", "tower")
+  index = {"corpus_sha256": origin.corpus, "encoder": origin.encoder}
+  (made / "embedded.json").write_text(json.dumps(index))
   for split in benchmarks.SPLITS:
     kept = (folder / f"{split}.json").read_text()
     (made / "questions" / f"{split}.json").write_text(kept)
   written(folder, [PART], [PART, PART])
   with pytest.raises(ValueError, match=r"made from other questions: .*benchmark.json has cha"):
-    embed_corpus(None, None, None, made, Reporter(), folder)
+    embed_corpus(None, origin, None, made, Reporter(), folder)
