@@ -64,7 +64,7 @@ class Mixjax:
     from mixjax.models import hf
 
     keep_freed_memory()
-    self._model = hf.load_qwen2(folder)
+    self._model = hf.load_qwen2(folder, unroll=True)  # as the search trains its proxies
     graph, params = nnx.split(self._model)
     self._params = jax.tree.map(jnp.array, params)  # the step consumes them
     tx = optax.adamw(LEARNING_RATE, weight_decay=0.0)
